@@ -1,0 +1,1 @@
+"""Problems, the discrete optimizer, modified flows, and their comparison."""

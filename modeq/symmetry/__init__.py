@@ -1,0 +1,1 @@
+"""Charges of symmetries, their laws, and a running training measured against them."""
