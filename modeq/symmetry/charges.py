@@ -1,0 +1,346 @@
+"""The charges of continuous symmetries: what gradient flow conserves, written by hand.
+
+A one-parameter symmetry moves the parameters along a generator ξ(θ) without changing the loss,
+so every gradient obeys ⟨g, ξ(θ)⟩ = 0. The families here have an affine generator, either constant
+(translation) or linear (scale, rescale), and one value holds many generators: one per index of an axis.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from modeq.errors import InvalidCharge
+
+Axis = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One parameter of a charge: which axis counts the generators, and the sign it enters with."""
+
+    parameter: str
+    axis: int | None
+    groups: int | None = None
+    sign: int = 1
+
+    def generators(self, shape: torch.Size, owner: str) -> int:
+        """Return the number of generators that a tensor of this shape gives, or refuse it."""
+        if self.axis is None:
+            return 1
+        if not -len(shape) <= self.axis < len(shape):
+            raise InvalidCharge(
+                f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}; "
+                f"give an axis from 0 to {len(shape) - 1}, or None for one generator over the whole tensor"
+            )
+        size = shape[self.axis]
+        if self.groups is None:
+            return size
+        if self.groups < 1 or size % self.groups:
+            raise InvalidCharge(
+                f"{owner}: axis {self.axis} of {self.parameter!r} has length {size}, which does not split "
+                f"into {self.groups} equal groups; give a divisor of {size}"
+            )
+        return self.groups
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor of the parameter's shape over all but the generators, shape [generators]."""
+        if self.axis is None:
+            return tensor.sum().reshape(1)
+        moved = tensor.movedim(self.axis, 0)
+        return moved.reshape(self.groups or moved.shape[0], -1).sum(1)
+
+    def __str__(self) -> str:
+        axis = self.axis if self.groups is None else (self.axis, self.groups)
+        return f"{self.parameter!r}: {axis}"
+
+
+def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Member, ...]:
+    if not table:
+        raise InvalidCharge(f"{owner} names no parameter; give at least one, such as {{'fc.weight': 1}}")
+    members = []
+    for parameter, axis in table.items():
+        index, groups = axis if isinstance(axis, tuple | list) and len(axis) == 2 else (axis, None)
+        if any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
+            raise InvalidCharge(
+                f"{owner}: the axis of {parameter!r} is {axis!r}; "
+                "give an integer, a pair (axis, groups), or None"
+            )
+        members.append(Member(parameter, index, groups, sign))
+    return tuple(members)
+
+
+@dataclass(frozen=True, repr=False)
+class Charge:
+    r"""A family of generators ξ(θ) and the quantities they pair with; build one of the subclasses.
+
+    Every number is a vector with one entry per generator, in float64. With the pairing
+    ⟨ξ(x), y⟩ the charge itself is ⟨ξ(θ), θ⟩ and its momentum ⟨ξ(θ), v⟩, for all families alike.
+
+    Parameters
+    ----------
+    name : str
+        What records and messages call it.
+    members : tuple of Member
+        The parameters; use the constructor of a subclass instead of writing them out.
+
+    Attributes
+    ----------
+    degree : int
+        1 if the charge is linear in θ (translation), 2 if it is quadratic (scale, rescale).
+
+    Examples
+    --------
+    >>> charge = Charge.from_dict({"kind": "scale", "name": "conv", "parameters": {"conv.weight": 0}})
+    >>> charge, charge.degree
+    (Scale('conv', {'conv.weight': 0}), 2)
+    """
+
+    name: str
+    members: tuple[Member, ...]
+
+    degree: ClassVar[int]
+
+    def parameters_of(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the parameters of the charge in a module, checked; raises `InvalidCharge`."""
+        known = dict(module.named_parameters(remove_duplicate=False))
+        buffers = dict(module.named_buffers(remove_duplicate=False))
+        found: dict[str, nn.Parameter] = {}
+        for member in self.members:
+            name = member.parameter
+            if name in buffers:
+                raise InvalidCharge(
+                    f"charge {self.name!r}: {name!r} is a buffer, which no optimizer moves; name a parameter"
+                )
+            if name not in known:
+                raise InvalidCharge(
+                    f"charge {self.name!r}: the module has no parameter {name!r}; it has {', '.join(known)}"
+                )
+            if not known[name].is_floating_point():
+                raise InvalidCharge(
+                    f"charge {self.name!r}: {name!r} has dtype {known[name].dtype}; charges need real "
+                    "floating-point parameters"
+                )
+            tied = [other for other, seen in found.items() if seen is known[name]]
+            if tied:
+                raise InvalidCharge(
+                    f"charge {self.name!r}: {tied[0]!r} and {name!r} are the same tensor; name it once"
+                )
+            found[name] = known[name]
+        self.count(found)
+        return found
+
+    def count(self, tensors: Mapping[str, Tensor]) -> int:
+        """Return the number of generators for tensors of these shapes; raises `InvalidCharge`."""
+        owner = f"charge {self.name!r}"
+        counts = {m.parameter: m.generators(tensors[m.parameter].shape, owner) for m in self.members}
+        if len(set(counts.values())) > 1:
+            raise InvalidCharge(
+                f"{owner}: its parameters give different numbers of generators, {counts}; choose axes of one "
+                "length, or (axis, groups) where an axis was flattened"
+            )
+        return next(iter(counts.values()))
+
+    def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
+        r"""Return ⟨ξ(x), y⟩ per generator, shape [generators], summed in float64.
+
+        Parameters
+        ----------
+        x, y : mapping of str to Tensor
+            Tensors shaped as the parameters: the parameters themselves, gradients, momentum buffers.
+        """
+        raise NotImplementedError
+
+    def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the size of the terms that the charge adds up, the denominator of residuals."""
+        raise NotImplementedError
+
+    def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return ‖ξ(θ)‖ per generator, shape [generators]."""
+        raise NotImplementedError
+
+    def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the charge ⟨ξ(θ), θ⟩ per generator, shape [generators]."""
+        return self.pairing(parameters, parameters)
+
+    def norm(self, x: Mapping[str, Tensor]) -> Tensor:
+        """Return ‖x‖ over the entries that each generator moves, shape [generators]."""
+        return self._total(lambda m: x[m.parameter].double().square()).sqrt()
+
+    def _total(self, term: Any, signed: bool = False) -> Tensor:
+        parts: Iterator[Tensor] = (m.reduce(term(m)) * (m.sign if signed else 1) for m in self.members)
+        return torch.stack(list(parts)).sum(0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types only: kind, name and the tables of axes (a pair becomes a list)."""
+        tables = {
+            key: {m.parameter: m.axis if m.groups is None else [m.axis, m.groups] for m in members}
+            for key, members in self._tables().items()
+        }
+        return {"kind": type(self).__name__.lower(), "name": self.name, **tables}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Charge":
+        """Rebuild a charge from `to_dict`; raises `InvalidCharge` for an unknown kind."""
+        kinds = {kind.__name__.lower(): kind for kind in (Translation, Scale, Rescale)}
+        fields = dict(data)
+        kind = fields.pop("kind", None)
+        if kind not in kinds:
+            raise InvalidCharge(f"unknown kind of charge {kind!r}; known are {', '.join(kinds)}")
+        return kinds[kind](**fields)
+
+    def _tables(self) -> dict[str, tuple[Member, ...]]:
+        return {"parameters": self.members}
+
+    def __repr__(self) -> str:
+        first, *rest = (
+            (key, "{" + ", ".join(map(str, members)) + "}") for key, members in self._tables().items()
+        )
+        tables = [
+            first[1] if not rest else f"{first[0]}={first[1]}",
+            *(f"{key}={text}" for key, text in rest),
+        ]
+        return f"{type(self).__name__}({self.name!r}, {', '.join(tables)})"
+
+
+class Translation(Charge):
+    r"""The loss does not change when a constant is added: ξ = 1_A, conserved S = ⟨θ, 1_A⟩.
+
+    Holds for the weights of a classifier before a softmax (one generator per input feature: the sum over
+    the classes), for its bias (one generator), for a bias before a batch norm (one per channel).
+
+    Parameters
+    ----------
+    name : str
+        What records and messages call it.
+    parameters : mapping of str to axis
+        For each parameter the axis that counts the generators, summed over all others; None for one generator
+        over the whole tensor; (axis, groups) for an axis cut in that many contiguous pieces.
+
+    References
+    ----------
+    Kunin et al. 2021, arXiv 2012.04728, section 3 (translation symmetry).
+
+    Examples
+    --------
+    >>> import torch
+    >>> charge = Translation("classifier", {"weight": 1})
+    >>> fc = torch.nn.Linear(2, 3)
+    >>> _ = torch.nn.init.constant_(fc.weight, 0.5)
+    >>> charge.value(charge.parameters_of(fc)).tolist()
+    [1.5, 1.5]
+    """
+
+    degree = 1
+
+    def __init__(self, name: str, parameters: Mapping[str, Axis]) -> None:
+        super().__init__(name, _members(f"charge {name!r}", parameters))
+
+    def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
+        """Return ⟨1_A, y⟩ per generator; x does not enter, as the generator is constant."""
+        return self._total(lambda m: y[m.parameter].double())
+
+    def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return Σ|θ_A| per generator, shape [generators]."""
+        return self._total(lambda m: parameters[m.parameter].double().abs())
+
+    def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return ‖1_A‖, the root of the number of entries, shape [generators]."""
+        return self._total(lambda m: torch.ones_like(parameters[m.parameter], dtype=torch.float64)).sqrt()
+
+
+class _Quadratic(Charge):
+    """A linear generator ξ(θ) = 𝒜θ with a diagonal 𝒜 of entries ±1."""
+
+    degree = 2
+
+    def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
+        """Return the bilinear form xᵀ𝒜y per generator, shape [generators]."""
+        return self._total(lambda m: x[m.parameter].double() * y[m.parameter].double(), signed=True)
+
+    def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return ‖θ_A‖², over incoming and outgoing entries together, per generator, shape [generators]."""
+        return self.norm(parameters).square()
+
+    def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return ‖𝒜θ‖ = ‖θ_A‖ per generator, shape [generators]."""
+        return self.norm(parameters)
+
+
+class Scale(_Quadratic):
+    r"""The loss does not change when a group is multiplied: ξ = θ_A, conserved N = ‖θ_A‖² (no factor ½).
+
+    Holds for weights before a normalisation layer, up to the layer's ε.
+
+    Parameters
+    ----------
+    name : str
+        What records and messages call it.
+    parameters : mapping of str to axis
+        As for `Translation`; for a convolution before a batch norm axis 0, one generator per channel.
+
+    References
+    ----------
+    Kunin et al. 2021, arXiv 2012.04728, section 3 (scale symmetry).
+
+    Examples
+    --------
+    >>> import torch
+    >>> charge = Scale("conv", {"weight": 0})
+    >>> conv = torch.nn.Conv2d(1, 2, 3)
+    >>> _ = torch.nn.init.ones_(conv.weight)
+    >>> charge.value(charge.parameters_of(conv)).tolist()
+    [9.0, 9.0]
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, Axis]) -> None:
+        super().__init__(name, _members(f"charge {name!r}", parameters))
+
+
+class Rescale(_Quadratic):
+    r"""The loss does not change when A₁ is multiplied and A₂ divided: conserved N = ‖θ_{A₁}‖² − ‖θ_{A₂}‖².
+
+    Holds across a homogeneous activation (ReLU, leaky ReLU, identity): A₁ is what comes into a neuron,
+    its bias included, A₂ what leaves it. The generator is ξ = θ_{A₁} − θ_{A₂}; no factor ½ in N.
+
+    Parameters
+    ----------
+    name : str
+        What records and messages call it.
+    incoming, outgoing : mapping of str to axis
+        As for `Translation`: the axis of each that runs over the neurons between the two. Where a feature map
+        is flattened between a convolution and a linear map, give (1, channels) for the linear weight.
+
+    References
+    ----------
+    Kunin et al. 2021, arXiv 2012.04728, section 3 (rescale symmetry).
+
+    Examples
+    --------
+    >>> import torch
+    >>> charge = Rescale("hidden", incoming={"0.weight": 0, "0.bias": 0}, outgoing={"2.weight": 1})
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 5))
+    >>> _ = [torch.nn.init.ones_(p) for p in net.parameters()]
+    >>> charge.value(charge.parameters_of(net)).tolist()
+    [-1.0, -1.0]
+    """
+
+    def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
+        both = sorted(incoming.keys() & outgoing.keys())
+        if both:
+            raise InvalidCharge(
+                f"charge {name!r} has {both[0]!r} both incoming and outgoing; a parameter lies on one side"
+            )
+        owner = f"charge {name!r}"
+        super().__init__(
+            name,
+            _members(f"{owner}, incoming,", incoming) + _members(f"{owner}, outgoing,", outgoing, sign=-1),
+        )
+
+    def _tables(self) -> dict[str, tuple[Member, ...]]:
+        return {
+            "incoming": tuple(m for m in self.members if m.sign > 0),
+            "outgoing": tuple(m for m in self.members if m.sign < 0),
+        }
