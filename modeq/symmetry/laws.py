@@ -55,6 +55,7 @@ def discrete_step(
     *,
     degree: int,
     first: bool = False,
+    defect: Any = 0.0,
 ) -> tuple[Any, Any]:
     r"""Advance a charge and its momentum by one step of the optimizer, exactly.
 
@@ -78,6 +79,8 @@ def discrete_step(
         1 for a linear charge (translation), 2 for a quadratic one (scale, rescale).
     first : bool
         True if there is no buffer yet: torch then takes v⁺ = d, without dampening.
+    defect : float or array
+        ⟨ξ(θ), g⟩ where the symmetry is broken; the recursion then holds for any gradient.
 
     Returns
     -------
@@ -95,14 +98,15 @@ def discrete_step(
     (1.87, 0.0)
     """
     h, beta = step.h, step.momentum
+    outside = step.decoupled or beta == 0  # without momentum the two kinds of decay are the same
+    keep = 1.0 - h * step.weight_decay if outside else 1.0
+    along_gradient = defect if outside else step.weight_decay * charge + defect
     if beta == 0:
-        keep, decay = 1.0 - h * step.weight_decay, 0.0
-        along_buffer, along_update = momentum, 0.0
+        along_buffer, along_update = momentum, along_gradient
     else:
-        keep, decay = (1.0 - h * step.weight_decay, 0.0) if step.decoupled else (1.0, step.weight_decay)
-        damped = decay if first else (1.0 - step.dampening) * decay
-        along_buffer = damped * charge + (0.0 if first else beta) * momentum
-        along_update = decay * charge + beta * along_buffer if step.nesterov else along_buffer
+        fresh, kept = (1.0, 0.0) if first else (1.0 - step.dampening, beta)
+        along_buffer = fresh * along_gradient + kept * momentum
+        along_update = along_gradient + beta * along_buffer if step.nesterov else along_buffer
     if degree == 1:
         return keep * charge - h * along_update, along_buffer
     return (

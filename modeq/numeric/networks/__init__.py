@@ -1,0 +1,1 @@
+"""Networks that examples, tests and experiments train."""

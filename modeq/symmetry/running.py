@@ -1,0 +1,85 @@
+"""The laws of one charge run alongside a training, each from its own earlier value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modeq.symmetry.continuous import Variant, continuous_start, continuous_step
+from modeq.symmetry.laws import SGDStep, discrete_step
+
+Array = NDArray[np.float64]
+
+
+class RunningLaws:
+    """Predictions of one charge, advanced step by step; only the forcing comes from the training.
+
+    Parameters
+    ----------
+    charge, momentum : ndarray, shape [generators]
+        ⟨ξ(θ), θ⟩ and ⟨ξ(θ), v⟩ where the laws start.
+    degree : {1, 2}
+        1 for a linear charge, 2 for a quadratic one.
+
+    Examples
+    --------
+    >>> laws = RunningLaws(np.ones(1), np.zeros(1), degree=1)
+    >>> laws.advance(SGDStep(0.5, weight_decay=0.1), 0.0, 0.0, first=True, defect=0.0)
+    >>> laws.predictions()["discrete"].tolist(), laws.time
+    ([0.95], 0.5)
+    """
+
+    def __init__(self, charge: Array, momentum: Array, degree: int) -> None:
+        self.degree = degree
+        self.time = 0.0
+        # law -> (charge, conjugate): the conjugate is the momentum of a discrete law, the rate of a
+        # continuous one, nan before the oscillator has started
+        unset = np.full_like(charge, np.nan)
+        self._states: dict[str, tuple[Array, Array]] = {
+            "discrete": (charge, momentum),
+            "article": (charge, unset),
+            "corrected": (charge, unset),
+            "with_defect": (charge, momentum),
+        }
+
+    def advance(self, step: SGDStep, forcing: Any, cross: Any, *, first: bool, defect: Any) -> None:
+        """Advance every law by one step; the arguments are those of `discrete_step`."""
+        before = self._states["discrete"]
+        states = {
+            law: self._continuous(law, before, step, forcing, first) for law in ("article", "corrected")
+        }
+        for law, broken in (("discrete", 0.0), ("with_defect", defect)):
+            states[law] = discrete_step(
+                *self._states[law], step, forcing, cross, degree=self.degree, first=first, defect=broken
+            )
+        self._states = states
+        self.time += step.h
+
+    def _continuous(
+        self, variant: Variant, before: tuple[Array, Array], step: SGDStep, forcing: Any, first: bool
+    ) -> tuple[Array, Array]:
+        charge, rate = self._states[variant]
+        unset = np.full_like(charge, np.nan)
+        if variant == "article" and step.nesterov:
+            return unset, unset
+        if step.momentum == 0:
+            rate = unset
+        elif np.isnan(rate).all():
+            rate = continuous_start(charge, before[1], step, degree=self.degree, variant=variant, first=first)
+        return continuous_step(charge, rate, step, forcing, degree=self.degree, variant=variant)
+
+    def predictions(self) -> dict[str, Array]:
+        """Return the charge that each law predicts now, each of shape [generators]."""
+        return {law: charge for law, (charge, _) in self._states.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain types and tensors that `load_state_dict` takes back exactly."""
+        states = {law: torch.from_numpy(np.stack(pair)) for law, pair in self._states.items()}
+        return {"time": self.time, "states": states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.time = float(state["time"])
+        self._states = {law: tuple(pair.numpy().copy()) for law, pair in state["states"].items()}
