@@ -27,6 +27,13 @@ _PUBLIC = {
         "OutsideSeriesLimit",
         "UnsupportedOptimizer",
     ),
+    "methods.base": ("GeneralLinearMethod",),
+    "methods.descent": ("GradientDescent",),
+    "methods.momentum": ("HeavyBall", "Nesterov"),
+    "symbolic.rooted_trees": ("Tree", "trees"),
+    "symbolic.equation": ("ModifiedEquation", "modified_equation"),
+    "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
+    "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
 }
 _MODULES = ("plots", "testing")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -50,3 +57,15 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from modeq.errors import *
+    from modeq.methods.base import GeneralLinearMethod as GeneralLinearMethod
+    from modeq.methods.descent import GradientDescent as GradientDescent
+    from modeq.methods.momentum import HeavyBall as HeavyBall
+    from modeq.methods.momentum import Nesterov as Nesterov
+    from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
+    from modeq.symbolic.equation import modified_equation as modified_equation
+    from modeq.symbolic.phase_space import PhaseSpaceForm as PhaseSpaceForm
+    from modeq.symbolic.phase_space import phase_space_form as phase_space_form
+    from modeq.symbolic.rooted_trees import Tree as Tree
+    from modeq.symbolic.rooted_trees import trees as trees
+    from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
+    from modeq.symbolic.temporal import time_derivative_form as time_derivative_form

@@ -1,0 +1,370 @@
+"""What an optimizer is: a general linear method with exact entries, checked at construction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+from sympy.logic.boolalg import BooleanAtom
+
+from modeq.errors import InvalidMethod, NotZeroStable
+from modeq.methods.exact import exact, exact_matrix
+
+z = sp.Symbol("z")
+
+
+@dataclass(frozen=True, repr=False)
+class GeneralLinearMethod:
+    """An optimizer of the SGD family, as a general linear method with exact entries.
+
+    With the internal state X, queries y_i, the learning rate h, and vector fields f_c ("colours";
+    for a loss f = −∇L):
+
+        y_i = (C X)_i + h Σ_j D_ij f_{c_j}(y_j),    X⁺ = A X + h Σ_j B_ij f_{c_j}(y_j),    θ = e·X.
+
+    Parameters
+    ----------
+    A, B, C, D : matrices
+        Of shapes states × states, states × queries, queries × states, queries × queries. Entries are
+        numbers or rational functions of sympy symbols; a float is read as its decimal value.
+    readout : row of length ``states``, optional
+        The row e that reads the parameters from the state; the first state by default.
+    colours : tuple of int, optional
+        The colour c_j of each query, counted from 0; all queries have colour 0 by default.
+    decay : mapping from colour to rate, optional
+        Colours that are weight decay rather than a field of the problem: f_c(θ) = −λθ.
+    start : matrix of shape states × colours, optional
+        The first state is X₀ = u θ₀ + h Σ_c start_c f_c(θ₀), u the vector of preconsistency.
+        Zero buffers by default; torch's undamped first step is one of the others.
+    name : str, optional
+        How the method prints.
+
+    Attributes
+    ----------
+    preconsistency : the vector u with A u = u, C u = 1, e·u = 1.
+
+    Raises
+    ------
+    InvalidMethod
+        If shapes disagree, or the method is not preconsistent or not consistent.
+
+    Notes
+    -----
+    A state i with u_i = 0 is a *buffer*: it is measured in h·f, so that it is rescaled when h changes.
+    Source: J. C. Butcher, *B-Series* (2021), ch. 4; Hairer, Nørsett, Wanner, *Solving ODEs I*, III.8.
+    Optimizers as linear systems: Lessard, Recht, Packard 2016 (arXiv 1408.3595).
+
+    Examples
+    --------
+    Heavy ball, with states θ and −h·(momentum buffer):
+
+    >>> import modeq as mq, sympy as sp
+    >>> beta = sp.Symbol("beta")
+    >>> method = mq.GeneralLinearMethod(A=[[1, beta], [0, beta]], B=[[1], [1]], C=[[1, 0]], D=[[0]])
+    >>> method.transfer_function(sp.Symbol("z"))
+    z/((-beta + z)*(z - 1))
+    """
+
+    A: sp.ImmutableMatrix
+    B: sp.ImmutableMatrix
+    C: sp.ImmutableMatrix
+    D: sp.ImmutableMatrix
+    readout: Any = None
+    colours: tuple[int, ...] = ()
+    decay: Mapping[int, sp.Expr] = field(default_factory=dict, hash=False)
+    start: Any = None
+    name: str = "GeneralLinearMethod"
+    sgd: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        def put(attribute: str, value: Any) -> None:
+            object.__setattr__(self, attribute, value)
+
+        put("A", exact_matrix(self.A, "A", (None, None)))
+        states = self.A.rows
+        if states == 0 or self.A.cols != states:
+            raise InvalidMethod(f"A has shape {states} x {self.A.cols}, it must be square and not empty")
+        put("B", exact_matrix(self.B, "B", (states, None)))
+        queries = self.B.cols
+        if queries == 0:
+            raise InvalidMethod("B has no column: a method needs at least one gradient query")
+        put("C", exact_matrix(self.C, "C", (queries, states)))
+        put("D", exact_matrix(self.D, "D", (queries, queries)))
+        first = [[1] + [0] * (states - 1)]
+        row = self.readout if self.readout is not None else first
+        row = row.tolist()[0] if isinstance(row, sp.MatrixBase) else row
+        put("readout", exact_matrix(row if isinstance(row[0], list) else [row], "readout", (1, states)))
+        put("colours", self._checked_colours(queries))
+        put("decay", {int(c): exact(rate, f"decay[{c}]") for c, rate in dict(self.decay).items()})
+        start = self.start if self.start is not None else sp.zeros(states, self.colour_count)
+        put("start", exact_matrix(start, "start", (states, self.colour_count)))
+        self._check_consistency()
+
+    def _checked_colours(self, queries: int) -> tuple[int, ...]:
+        colours = tuple(self.colours) or (0,) * queries
+        if len(colours) != queries or sorted(set(colours)) != list(range(len(set(colours)))):
+            raise InvalidMethod(
+                f"colours is {colours}: give one integer for each of the {queries} queries, counted from 0 without gaps"
+            )
+        unknown = set(self.decay) - set(colours)
+        if unknown:
+            raise InvalidMethod(f"decay names the colours {sorted(unknown)}, the queries have {sorted(set(colours))}")
+        return colours
+
+    def _check_consistency(self) -> None:
+        u = self.preconsistency
+        if any(sp.simplify(entry - 1) != 0 for entry in [*(self.C * u), *(self.readout * u)]):
+            raise InvalidMethod(
+                f"{self.name} is not preconsistent: with A u = u, u = {list(u)}, the method must have C u = 1 and "
+                f"readout·u = 1, it has C u = {list(self.C * u)} and readout·u = {list(self.readout * u)}"
+            )
+        for colour in range(self.colour_count):
+            if self.is_simple_at_one and sp.simplify(self._residue(colour)) == 0:
+                raise InvalidMethod(
+                    f"{self.name} is not consistent: the field of colour {colour} does not move the parameters to "
+                    "first order in h (wᵀ B 1 = 0)"
+                )
+
+    def _residue(self, colour: int) -> sp.Expr:
+        """g₋₁ of one colour: how far θ moves per step and per h·f on the slow manifold."""
+        left = (self.A.T - sp.eye(self.A.rows)).nullspace()[0].T
+        weight = left / (left * self.preconsistency)[0]
+        return sum((weight * self.B)[j] for j, c in enumerate(self.colours) if c == colour)
+
+    @cached_property
+    def preconsistency(self) -> sp.ImmutableMatrix:
+        """The column u with A u = u and readout·u = 1."""
+        space = (self.A - sp.eye(self.A.rows)).nullspace()
+        if len(space) != 1:
+            raise NotZeroStable(
+                f"{self.name}: the state matrix A must have 1 as a simple eigenvalue, its eigenspace has dimension "
+                f"{len(space)}"
+            )
+        scale = (self.readout * space[0])[0]
+        if sp.simplify(scale) == 0:
+            raise InvalidMethod(f"{self.name} is not preconsistent: readout·u = 0 for the vector with A u = u")
+        return sp.ImmutableMatrix(sp.simplify(space[0] / scale))
+
+    @property
+    def state_count(self) -> int:
+        """The number of internal states."""
+        return int(self.A.rows)
+
+    @property
+    def query_count(self) -> int:
+        """The number of gradient queries in one step."""
+        return int(self.B.cols)
+
+    @property
+    def colour_count(self) -> int:
+        """The number of vector fields, weight decay included."""
+        return max(self.colours) + 1
+
+    @property
+    def free_symbols(self) -> frozenset[sp.Symbol]:
+        """The sympy symbols that occur in the entries (those of a decay rate not included)."""
+        matrices = (self.A, self.B, self.C, self.D, self.readout, self.start)
+        return frozenset().union(*(matrix.free_symbols for matrix in matrices))
+
+    @property
+    def entries(self) -> tuple[sp.Expr, ...]:
+        """All entries of all matrices, in a row."""
+        return tuple(entry for m in (self.A, self.B, self.C, self.D, self.readout, self.start) for entry in m)
+
+    @cached_property
+    def query_order(self) -> tuple[int, ...] | None:
+        """An order in which the queries can be computed one after the other; None for an implicit method."""
+        done: list[int] = []
+        left = set(range(self.query_count))
+        while left:
+            ready = [i for i in sorted(left) if all(self.D[i, j] == 0 for j in left)]
+            if not ready:
+                return None
+            done += ready
+            left -= set(ready)
+        return tuple(done)
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the queries can be computed one after the other."""
+        return self.query_order is not None
+
+    @property
+    def queries_at_parameters(self) -> bool:
+        """Whether every gradient is taken at the parameters θ themselves."""
+        at_theta = all(self.C.row(i) == self.readout for i in range(self.query_count))
+        return at_theta and all(entry == 0 for entry in self.D)
+
+    def transfer_function(self, at: Any = z) -> sp.Expr | sp.ImmutableMatrix:
+        """Return G(z) = C (zI − A)⁻¹ B + D, from h·f to the queries.
+
+        Parameters
+        ----------
+        at : symbol or number
+            The point z.
+
+        Returns
+        -------
+        A sympy expression for a method with one query, else the matrix queries × queries.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> mq.GradientDescent().transfer_function(sp.Symbol("z"))
+        1/(z - 1)
+        """
+        matrix = (self.C * self._resolvent() * self.B + self.D).applyfunc(sp.cancel)
+        matrix = sp.ImmutableMatrix(matrix.subs(z, sp.sympify(at)).applyfunc(sp.factor))
+        return matrix[0] if self.query_count == 1 else matrix
+
+    def readout_transfer_function(self, at: Any = z) -> sp.ImmutableMatrix:
+        """Return the row e (zI − A)⁻¹ B, from h·f of each query to the parameters θ.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> mq.GradientDescent().readout_transfer_function(sp.Symbol("z"))
+        Matrix([[1/(z - 1)]])
+        """
+        row = (self.readout * self._resolvent() * self.B).applyfunc(sp.cancel)
+        return sp.ImmutableMatrix(row.subs(z, sp.sympify(at)).applyfunc(sp.factor))
+
+    def _resolvent(self) -> sp.Matrix:
+        return (z * sp.eye(self.state_count) - self.A).inv(method="ADJ")
+
+    @cached_property
+    def parasitic_polynomial(self) -> sp.Poly:
+        """det(zI − A)/(z − 1): its roots are the parasitic eigenvalues."""
+        polynomial = sp.Poly(self.A.charpoly(z).as_expr(), z)
+        return sp.Poly(sp.cancel(polynomial.as_expr() / (z - 1)), z)
+
+    @property
+    def is_simple_at_one(self) -> bool:
+        """Whether 1 is a simple eigenvalue of A (for symbols: in general position)."""
+        return bool(sp.simplify(self.parasitic_polynomial.eval(1)) != 0)
+
+    @cached_property
+    def is_zero_stable(self) -> bool | sp.Basic:
+        """Strict zero-stability: 1 is a simple eigenvalue of A and all others are inside the unit circle.
+
+        For numbers a bool, decided in exact arithmetic by the Schur–Cohn test; for symbols the sympy
+        condition under which it holds.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> mq.HeavyBall(momentum=0.9).is_zero_stable
+        True
+        >>> mq.HeavyBall(momentum=sp.Symbol("beta")).is_zero_stable
+        Abs(beta) < 1
+        """
+        if not self.is_simple_at_one:
+            return False
+        conditions = []
+        for factor, _ in sp.factor_list(self.parasitic_polynomial.as_expr(), z)[1]:
+            conditions += _inside_unit_circle(sp.Poly(factor, z))
+        verdict = sp.And(*conditions)
+        return bool(verdict) if isinstance(verdict, BooleanAtom) else verdict
+
+    def require_zero_stable(self) -> None:
+        """Raise `NotZeroStable` unless the method is, or for symbols can be, strictly zero-stable."""
+        if self.is_zero_stable is False:
+            roots = sorted((abs(complex(r)) for r in sp.nroots(self.parasitic_polynomial.as_expr())), reverse=True)
+            raise NotZeroStable(
+                f"{self.name} is not strictly zero-stable: besides the simple eigenvalue 1, the state matrix A has "
+                f"eigenvalues of modulus {', '.join(f'{root:.6g}' for root in roots)}; all must be below 1 (reduce the "
+                "momentum)"
+            )
+
+    def series_limit(self) -> sp.Expr:
+        """Return the radius r: the modified vector field means something only for |h·λ| < r.
+
+        See :func:`modeq.methods.limits.series_limit`.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> mq.GradientDescent().series_limit()
+        1
+        >>> round(float(mq.HeavyBall(momentum=0.9).series_limit()), 6)
+        0.002633
+        """
+        from modeq.methods.limits import series_limit
+
+        return series_limit(self)
+
+    def stability_limit(self) -> sp.Expr:
+        """Return the largest h·λ up to which the method is stable on a quadratic of curvature λ.
+
+        See :func:`modeq.methods.limits.stability_limit`.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> mq.HeavyBall(momentum=sp.Symbol("beta")).stability_limit()
+        2*(beta + 1)
+        """
+        from modeq.methods.limits import stability_limit
+
+        return stability_limit(self)
+
+    def with_weight_decay(self, lam: Any, decoupled: bool = False) -> "GeneralLinearMethod":
+        """Return the method with weight decay λ; see :func:`modeq.methods.weight_decay.with_weight_decay`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.HeavyBall(momentum=0.9).with_weight_decay(0.01)
+        HeavyBall(momentum=9/10).with_weight_decay(1/100)
+        """
+        from modeq.methods.weight_decay import with_weight_decay
+
+        return with_weight_decay(self, lam, decoupled)
+
+    def subs(self, *substitution: Any) -> "GeneralLinearMethod":
+        """Return the method with symbols replaced, as in sympy's ``subs``.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> beta = sp.Symbol("beta")
+        >>> mq.HeavyBall(momentum=beta).subs(beta, sp.Rational(1, 2)).A
+        Matrix([
+        [1, 1/2],
+        [0, 1/2]])
+        """
+
+        def put(value: Any) -> sp.Expr:
+            return sp.sympify(value).subs(*substitution)
+
+        matrices = {key: getattr(self, key).subs(*substitution) for key in ("A", "B", "C", "D", "readout", "start")}
+        sgd = None
+        if self.sgd is not None:
+            sgd = {k: v if isinstance(v, bool) else put(v) for k, v in self.sgd.items()}
+        pairs = substitution[0].items() if len(substitution) == 1 else [substitution]
+        values = ", ".join(f"{old}={new}" for old, new in pairs)
+        decay = {colour: put(rate) for colour, rate in self.decay.items()}
+        return replace(self, **matrices, decay=decay, sgd=sgd, name=f"{self.name}[{values}]")
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _inside_unit_circle(polynomial: sp.Poly) -> list[sp.Basic]:
+    """Conditions for all roots of an irreducible factor to lie inside the unit circle (Schur–Cohn)."""
+    if polynomial.degree() == 0:
+        return []
+    if polynomial.degree() == 1:
+        lead, constant = polynomial.all_coeffs()
+        return [sp.Abs(sp.cancel(-constant / lead)) < 1]
+    conditions = []
+    coefficients = polynomial.all_coeffs()
+    while len(coefficients) > 1:
+        lead, last = coefficients[0], coefficients[-1]
+        conditions.append(sp.factor(lead**2 - last**2) > 0)
+        coefficients = [sp.expand(lead * a - last * b) for a, b in zip(coefficients, coefficients[::-1], strict=True)]
+        coefficients.pop()
+        if conditions[-1] == sp.false:
+            break
+    return conditions

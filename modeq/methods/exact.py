@@ -1,0 +1,127 @@
+"""Exact entries of methods: what a user may write, and the field the arithmetic is done in."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from sympy.polys.domains.domain import Domain
+
+from modeq.errors import InvalidMethod
+
+
+def exact(value: Any, argument: str = "entry") -> sp.Expr:
+    """Return `value` as an exact sympy expression.
+
+    Integers, fractions and sympy expressions stay as they are. A float is read as the decimal
+    number that prints it, so ``0.9`` becomes ``9/10`` (and converts back to the same float).
+
+    Raises
+    ------
+    InvalidMethod
+        If `value` is not a finite real number, nor a rational function of symbols.
+
+    Examples
+    --------
+    >>> exact(0.9), exact(2), exact(sp.Symbol("beta") / 2)
+    (9/10, 2, beta/2)
+    """
+    if isinstance(value, bool | np.bool_ | str) or value is None:
+        raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression")
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            raise InvalidMethod(f"{argument} is {value!r}: give a finite number")
+        return sp.Rational(Fraction(repr(float(value))))
+    try:
+        expression = sp.sympify(value)
+    except (sp.SympifyError, TypeError) as error:
+        raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression") from error
+    if not isinstance(expression, sp.Expr):
+        raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression")
+    expression = expression.replace(lambda e: e.is_Float, lambda e: exact(float(e)))
+    if not expression.is_rational_function(*expression.free_symbols) or _has_irrational_number(expression):
+        raise InvalidMethod(
+            f"{argument} is {value!r}: entries must be rational numbers or rational functions of symbols; "
+            "write an irrational number as a symbol, or as a decimal float"
+        )
+    return expression
+
+
+def _has_irrational_number(expression: sp.Expr) -> bool:
+    return any(not atom.is_Rational for atom in expression.atoms(sp.Number, sp.NumberSymbol, sp.I)) or any(
+        not power.exp.is_Integer for power in expression.atoms(sp.Pow)
+    )
+
+
+def exact_matrix(rows: Any, argument: str, shape: tuple[int | None, int | None]) -> sp.ImmutableMatrix:
+    """Return `rows` (a matrix, nested lists or an array) exactly, after a check of its shape.
+
+    ``None`` in `shape` leaves that length free.
+    """
+    if isinstance(rows, sp.MatrixBase):
+        rows = rows.tolist()
+    try:
+        table = [list(row) for row in rows]
+    except TypeError as error:
+        raise InvalidMethod(f"{argument} must be a matrix (a list of rows), not {rows!r}") from error
+    widths = {len(row) for row in table}
+    if len(widths) > 1:
+        raise InvalidMethod(f"{argument} has rows of different lengths {sorted(widths)}")
+    found = (len(table), widths.pop() if widths else 0)
+    if any(want is not None and want != have for want, have in zip(shape, found, strict=True)):
+        wanted = " x ".join("any" if want is None else str(want) for want in shape)
+        raise InvalidMethod(f"{argument} has shape {found[0]} x {found[1]}, it must be {wanted}")
+    entries = [exact(entry, f"{argument}[{i}, {j}]") for i, row in enumerate(table) for j, entry in enumerate(row)]
+    return sp.ImmutableMatrix(*found, entries)
+
+
+def coefficient_field(entries: Iterable[sp.Expr]) -> Domain:
+    """Return ℚ, or the field of rational functions over ℚ in the symbols that occur in `entries`.
+
+    Examples
+    --------
+    >>> coefficient_field([sp.Rational(1, 2), sp.Symbol("beta")])
+    QQ(beta)
+    """
+    symbols = sorted(set().union(*(entry.free_symbols for entry in entries)), key=lambda s: s.name)
+    if len({symbol.name for symbol in symbols}) < len(symbols):
+        raise InvalidMethod(
+            f"two different symbols share a name in {symbols}: create each once, with the same assumptions"
+        )
+    return sp.QQ.frac_field(*symbols) if symbols else sp.QQ
+
+
+def tidy(expression: sp.Expr) -> sp.Expr:
+    """Return a rational function factored, with powers of 1 − β rather than of β − 1.
+
+    Examples
+    --------
+    >>> beta = sp.Symbol("beta")
+    >>> tidy((beta + 1) / (2 * beta**2 - 4 * beta + 2) / (beta - 1))
+    -(beta + 1)/(2*(1 - beta)**3)
+    """
+    number, powers = sp.Integer(1), []
+    for factor in sp.Mul.make_args(sp.factor(expression)):
+        base, exponent = factor.as_base_exp()
+        if base.is_Number:
+            number *= factor
+        elif base.is_Add and sp.Poly(base, *base.free_symbols).coeff_monomial(1) < 0:
+            number *= (-1) ** exponent
+            powers.append(sp.expand(-base) ** exponent)
+        else:
+            powers.append(factor)
+    return scaled(number, sp.Mul(*powers))
+
+
+def scaled(number: sp.Rational, expression: sp.Expr) -> sp.Expr:
+    """Return number·expression, without sympy's multiplying the number into a lone sum.
+
+    Examples
+    --------
+    >>> scaled(sp.Rational(1, 2), 1 - sp.Symbol("beta"))
+    (1 - beta)/2
+    """
+    if expression.is_Add and number != 1:
+        return sp.Mul(number, expression, evaluate=False)
+    return number * expression

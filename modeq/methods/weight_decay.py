@@ -1,0 +1,81 @@
+"""Weight decay for every method: a linear field −λθ, coupled to the gradient or decoupled from it."""
+
+from dataclasses import replace
+from typing import Any
+
+import sympy as sp
+
+from modeq.errors import InvalidMethod, UnsupportedOptimizer
+from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.exact import exact
+
+
+def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = False) -> GeneralLinearMethod:
+    """Return `method` with weight decay λ, as a colour of its own with the field −λθ.
+
+    Coupled, every gradient query becomes g + λy, as torch.optim.SGD does: the decay passes through the
+    momentum. Decoupled, θ⁺ = (1 − hλ) θ + (the step without decay), with gradients at the old θ.
+
+    Parameters
+    ----------
+    lam : non-negative number or sympy expression
+        The rate λ, in units of 1/(h·step).
+    decoupled : bool
+        Whether the decay bypasses the gradient and its buffers.
+
+    Raises
+    ------
+    InvalidMethod
+        If λ is negative, or the method has weight decay already.
+    UnsupportedOptimizer
+        If decoupled decay is asked of a method whose parameters are not one of its states.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> method = mq.GradientDescent().with_weight_decay(sp.Symbol("lambda"))
+    >>> method.colours, method.decay
+    ((0, 1), {1: lambda})
+    """
+    rate = exact(lam, "weight decay")
+    if rate.is_number and rate < 0:
+        raise InvalidMethod(f"weight decay is {lam!r}: give a number that is not negative, 0.0005 for instance")
+    if method.decay:
+        raise InvalidMethod(f"{method.name} has weight decay already: give its whole rate at once")
+    if rate == 0:
+        return method
+    colour = method.colour_count
+    decay = {colour: rate}
+    sgd = None
+    if decoupled:
+        B, C, D, colours = _decoupled_matrices(method, colour)
+        start = sp.Matrix.hstack(method.start, sp.zeros(method.state_count, 1))
+    else:
+        B = sp.Matrix.hstack(method.B, method.B)
+        C = sp.Matrix.vstack(method.C, method.C)
+        row = sp.Matrix.hstack(method.D, method.D)
+        D = sp.Matrix.vstack(row, row)
+        colours = method.colours + (colour,) * method.query_count
+        start = sp.Matrix.hstack(
+            method.start, sum((method.start[:, c] for c in range(colour)), sp.zeros(method.state_count, 1))
+        )
+        if method.sgd is not None:
+            sgd = {**method.sgd, "weight_decay": rate}
+    name = f"{method.name}.with_weight_decay({rate}{', decoupled=True' if decoupled else ''})"
+    return replace(method, B=B, C=C, D=D, colours=colours, decay=decay, start=start, name=name, sgd=sgd)
+
+
+def _decoupled_matrices(
+    method: GeneralLinearMethod, colour: int
+) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix, tuple[int, ...]]:
+    row = list(method.readout)
+    if sorted(row, key=str) != [0] * (len(row) - 1) + [1]:
+        raise UnsupportedOptimizer(
+            f"decoupled weight decay acts on a state that is the parameters, but {method.name} reads them as the "
+            f"combination {row}: choose variables in which the readout is a unit row"
+        )
+    theta = sp.Matrix(len(row), 1, row)
+    B = sp.Matrix.hstack(method.B, theta)
+    C = sp.Matrix.vstack(method.C, theta.T)
+    D = sp.diag(method.D, sp.zeros(1, 1))
+    return B, C, D, (*method.colours, colour)

@@ -1,0 +1,139 @@
+"""A B-series with exact coefficients, as a mapping from trees: the shape shared by fields and by starts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from modeq.errors import InvalidTree
+from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.exact import tidy
+from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, plain, printable
+from modeq.symbolic.explicit_fields import ExplicitField, explicit
+from modeq.symbolic.rooted_trees import Tree, as_tree
+from modeq.symbolic.series import Coefficients
+
+h = sp.Symbol("h")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BSeries(Mapping[Tree, sp.Expr]):
+    """Σ_τ h^{|τ| − offset} c(τ)/σ(τ) F(τ) over the trees with at most `order` vertices.
+
+    Indexing gives c(τ), *not* divided by the symmetry σ(τ); a tree may be written as nested lists.
+    """
+
+    method: GeneralLinearMethod
+    order: int
+    series: Coefficients
+    offset: int = 1
+
+    def __getitem__(self, tree: Any) -> sp.Expr:
+        key = as_tree(tree)
+        index = self.series.table.index.get(key)
+        if index is not None:
+            return self.series.expressions[index]
+        unknown = [c for c in key.colours if c >= self.method.colour_count]
+        if unknown:
+            raise InvalidTree(
+                f"{key!r} has the colour {unknown[0]}, but {self.method} has the colours 0 to "
+                f"{self.method.colour_count - 1}"
+            )
+        if key.order > self.order:
+            raise InvalidTree(
+                f"{key!r} has {key.order} vertices, beyond the truncation order {self.order}: ask for order={key.order}"
+            )
+        return sp.Integer(0)  # a vertex of weight decay with two children: its derivative vanishes
+
+    def __iter__(self) -> Iterator[Tree]:
+        return iter(self.series.table.tree(i) for i in range(len(self.series.table)))
+
+    def __len__(self) -> int:
+        return len(self.series.table)
+
+    def __contains__(self, tree: object) -> bool:
+        return isinstance(tree, Tree) and tree in self.series.table.index
+
+    @cached_property
+    def coefficients(self) -> dict[Tree, sp.Expr]:
+        """All coefficients c(τ), not divided by σ(τ)."""
+        return dict(zip(self, self.series.expressions, strict=True))
+
+    @cached_property
+    def free_symbols(self) -> frozenset[sp.Symbol]:
+        """The symbols in the coefficients and in the rates of weight decay."""
+        rates = (rate.free_symbols for rate in self.method.decay.values())
+        return frozenset().union(self.method.free_symbols, *rates)
+
+    @cached_property
+    def field(self) -> sp.Expr:
+        """The series as a sympy expression in h, its symbols, and elementary differentials."""
+        return sp.Add(
+            *(
+                h ** (tree.order - self.offset) * value / tree.symmetry * ElementaryDifferential(tree)
+                for tree, value in self.coefficients.items()
+            )
+        )
+
+    def on(self, loss_or_field: Any, variables: Any, h: Any = h) -> ExplicitField:
+        """Return the series written out on a concrete loss or vector field.
+
+        Parameters
+        ----------
+        loss_or_field : sympy expression, or sequence of them
+            A loss L (then f = −∇L), or the components of a field f. For a method with several fields, a
+            list with one of these per colour, weight decay left out.
+        variables : sequence of sympy symbols
+            The parameters θ.
+        h : symbol or number
+            The learning rate.
+
+        Returns
+        -------
+        ExplicitField, with ``.components`` and ``.lambdify()``.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x, h = sp.symbols("x h")
+        >>> mq.modified_equation(mq.GradientDescent(), order=2).on(x**4 / 4, [x], h=h).components
+        (-3*h*x**5/2 - x**3,)
+        """
+        return explicit(self, loss_or_field, variables, h)
+
+    def _terms(self, notation: Notation) -> list[tuple[int, list[tuple[sp.Expr, str]]]]:
+        """For each power of h the coefficients and the LaTeX of the differentials, equal ones added."""
+        single = self.method.colour_count - len(self.method.decay) == 1
+        groups = []
+        for size in range(1, self.order + 1):
+            weights: dict[str, sp.Expr] = {}
+            for tree, value in self.coefficients.items():
+                if tree.order == size and value != 0:
+                    factor, symbol = printable(tree, notation, self.method.decay, single)
+                    weights[symbol] = weights.get(symbol, sp.Integer(0)) + factor * value / tree.symmetry
+            terms = [(tidy(weight), symbol) for symbol, weight in weights.items()]
+            groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))
+        return groups
+
+    def _latex_pieces(self, notation: Notation) -> list[tuple[sp.Expr, str]]:
+        """The printed terms of the series; several terms with one power of h in a bracket."""
+        pieces: list[tuple[sp.Expr, str]] = []
+        for power, terms in self._terms(notation):
+            step = "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
+            if power == 0 or len(terms) <= 1:
+                pieces += [(weight, step + symbol) for weight, symbol in terms]
+            else:
+                sign = -1 if all(weight.as_coeff_Mul()[0] < 0 for weight, _ in terms) else 1
+                inner = latex_sum([(tidy(sign * weight), symbol) for weight, symbol in terms])
+                pieces.append((sp.Integer(sign), rf"{step}\left({inner}\right)"))
+        return pieces
+
+    def _text_sum(self, notation: Notation, first: str = "") -> str:
+        pieces = [
+            str(h**power * weight * sp.Symbol(plain(symbol)))
+            for power, terms in self._terms(notation)
+            for weight, symbol in terms
+        ]
+        return " + ".join([first, *pieces] if first else pieces or ["0"]).replace("+ -", "- ")

@@ -1,0 +1,154 @@
+"""Elementary differentials: as sympy atoms, as text, and in the notation of papers."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import sympy as sp
+
+from modeq.methods.exact import scaled
+from modeq.symbolic.rooted_trees import Tree
+
+Notation = Literal["loss", "field"]
+
+
+class ElementaryDifferential(sp.AtomicExpr):  # type: ignore[misc]
+    """F(τ) as a commuting sympy atom: F([τ₁,…,τ_m]) = f⁽ᵐ⁾(F(τ₁),…,F(τ_m)).
+
+    Examples
+    --------
+    >>> 2 * ElementaryDifferential(Tree([[], []]))
+    2*f''(f,f)
+    """
+
+    is_commutative = True
+    tree: Tree
+
+    def __new__(cls, tree: Tree) -> "ElementaryDifferential":
+        self: ElementaryDifferential = super().__new__(cls)
+        self.tree = tree
+        return self
+
+    def _hashable_content(self) -> tuple[Tree]:
+        return (self.tree,)
+
+    def __getnewargs__(self) -> tuple[Tree]:
+        return (self.tree,)
+
+    def __reduce__(self) -> Any:
+        return ElementaryDifferential, (self.tree,)
+
+    def sort_key(self, order: Any = None) -> Any:
+        """Sort by the tree, so that sums print in a fixed order."""
+        text = (len(self.tree.text()), self.tree.text())
+        return self.class_key(), (1, (str(text),)), sp.S.One.sort_key(), sp.S.One
+
+    def _sympystr(self, printer: Any) -> str:
+        return field_text(self.tree)
+
+    def _latex(self, printer: Any) -> str:
+        return printable(self.tree, "field", {}, single=not any(self.tree.colours))[1]
+
+
+def field_text(tree: Tree) -> str:
+    """Return F(τ) as text, with f primed.
+
+    Examples
+    --------
+    >>> field_text(Tree([[[]], []]))
+    "f''(f'(f),f)"
+    """
+    name = "f" if tree.colour == 0 else f"f{tree.colour}"
+    if not tree.children:
+        return name
+    primes = "'" * len(tree.children) if len(tree.children) < 4 else f"^({len(tree.children)})"
+    return f"{name}{primes}({','.join(field_text(child) for child in tree.children)})"
+
+
+def contracted(tree: Tree, decay: Mapping[int, sp.Expr]) -> tuple[sp.Expr, Tree]:
+    """Return a factor and a tree in which vertices of weight decay are leaves only, by f' = −λI.
+
+    Examples
+    --------
+    >>> contracted(Tree(1, [(0, [])]), {1: sp.Symbol("lambda")})
+    (-lambda, Tree([]))
+    """
+    factor = sp.Integer(1)
+    while tree.colour in decay and tree.children:
+        factor *= -decay[tree.colour]
+        tree = tree.children[0]
+    parts = [contracted(child, decay) for child in tree.children]
+    return factor * sp.Mul(*(f for f, _ in parts)), Tree(tree.colour, [t for _, t in parts])
+
+
+def printable(tree: Tree, notation: Notation, decay: Mapping[int, sp.Expr], single: bool = True) -> tuple[sp.Expr, str]:
+    r"""Return F(τ) as a scalar factor and LaTeX.
+
+    In the notation of losses (f = −∇L) with g, H and ∇ᵏL, the signs in the factor; in the notation of
+    fields with f, f', f''. Weight decay puts its rate into the factor and leaves θ. `single`: there is
+    one field only, so that it needs no index.
+
+    Examples
+    --------
+    >>> print(*printable(Tree([[[]], []]), "loss", {}))
+    1 \nabla^3L[H g,g]
+    >>> print(*printable(Tree([(1, [])]), "loss", {1: sp.Symbol("lambda")}))
+    lambda H \theta
+    """
+    factor, reduced = contracted(tree, decay)
+    inner, symbol = _symbol(reduced, notation, decay, single)
+    return factor * inner, symbol
+
+
+def _symbol(tree: Tree, notation: Notation, decay: Mapping[int, sp.Expr], single: bool) -> tuple[sp.Expr, str]:
+    if tree.colour in decay:
+        return -decay[tree.colour], r"\theta"
+    index = "" if single else f"_{{{tree.colour + 1}}}"
+    parts = [_symbol(child, notation, decay, single) for child in tree.children]
+    factor = sp.Mul(*(f for f, _ in parts))
+    children = ",".join(symbol for _, symbol in parts)
+    degree = len(parts)
+    if notation == "field":
+        primes = "'" * degree if degree < 4 else f"^{{({degree})}}"
+        return factor, f"f{index}{primes}({children})" if parts else f"f{index}"
+    if degree == 0:
+        return -factor, f"g{index}"
+    if degree == 1:
+        return -factor, f"H{index} {children}"
+    power = f"{degree + 1}" if degree < 9 else f"{{{degree + 1}}}"
+    return -factor, rf"\nabla^{power}L{index}[{children}]"
+
+
+def plain(latex: str) -> str:
+    r"""Return the LaTeX of a differential as plain text.
+
+    Examples
+    --------
+    >>> plain(r"\nabla^3L[\theta,g]")
+    '∇^3L[θ,g]'
+    """
+    for old, new in (
+        (r"\nabla", "∇"),
+        (r"\theta", "θ"),
+        (r"\langle ", "⟨"),
+        (r"\rangle", "⟩"),
+        ("{", ""),
+        ("}", ""),
+    ):
+        latex = latex.replace(old, new)
+    return latex
+
+
+def latex_sum(terms: list[tuple[sp.Expr, str]]) -> str:
+    """Return Σ coefficient·symbol as LaTeX, each sign in front of its term; zero terms are left out."""
+    pieces: list[str] = []
+    for coefficient, symbol in terms:
+        if coefficient == 0:
+            continue
+        number, rest = coefficient.as_coeff_Mul()
+        negative = number < 0
+        size = scaled(-number, rest) if negative else coefficient
+        text = rf"\left({sp.latex(size)}\right)" if size.is_Add else sp.latex(size)
+        factor = "" if size == 1 else text + r"\,"
+        sign = "-" if negative else "+" if pieces else ""
+        pieces.append(f"{sign}{' ' if pieces else ''}{factor}{symbol}")
+    return " ".join(pieces) if pieces else "0"

@@ -1,0 +1,140 @@
+"""The face of the symbolic layer: the modified equation of a method, as a vector field on the parameters."""
+
+from typing import TYPE_CHECKING, Any
+
+from modeq.methods.base import GeneralLinearMethod
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.series import modified_coefficients
+
+if TYPE_CHECKING:
+    from modeq.symbolic.initial_layer import InitialLayer
+    from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss
+
+
+class ModifiedEquation(BSeries):
+    """The differential equation that a method follows, truncated after `order` vertices.
+
+        θ' = f̃(θ) = Σ_{|τ| ≤ order} h^{|τ|−1} b(τ)/σ(τ) F(τ)(θ),    time = h·n.
+
+    ``equation[tree]`` is b(τ), *not* divided by the symmetry σ(τ). Its flow follows the iterates with
+    error O(hᵏ), k ≥ order the smallest number with a non-zero coefficient at k + 1 vertices; for a
+    method with momentum it must start where :meth:`initial_layer` says.
+    """
+
+    def latex(self, notation: Notation = "loss") -> str:
+        r"""Return the equation as LaTeX.
+
+        Parameters
+        ----------
+        notation : "loss" or "field"
+            With g, H and ∇ᵏL for f = −∇L, or with f, f', f''.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=3).latex())
+        \dot\theta = -g - \frac{1}{2}\,h\,H g - h^{2}\,\left(\frac{1}{3}\,H H g + \frac{1}{12}\,\nabla^3L[g,g]\right)
+        """
+        return r"\dot\theta = " + latex_sum(self._latex_pieces(notation))
+
+    def gradient_test(self) -> "GradientTest":
+        """Return whether the truncated field is a gradient for every loss, and up to which order.
+
+        See :func:`modeq.symbolic.modified_loss.gradient_test`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> test = mq.modified_equation(mq.GradientDescent(), order=3).gradient_test()
+        >>> test.holds, test.order
+        (False, 2)
+        """
+        from modeq.symbolic.modified_loss import gradient_test
+
+        return gradient_test(self)
+
+    def modified_loss(self, order: int | None = None) -> "ModifiedLoss":
+        """Return L̃ with f̃ = −∇L̃, up to `order`, or the largest order at which f̃ is a gradient.
+
+        Raises
+        ------
+        NotAGradientFlow
+            If the field is no gradient at the order asked for.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss())
+        L + h*|g|^2/4
+        """
+        from modeq.symbolic.modified_loss import modified_loss
+
+        return modified_loss(self, order)
+
+    def initial_layer(self, order: int | None = None, buffers: Any = None) -> "InitialLayer":
+        """Return where the flow must start, as a B-series at θ₀; see :func:`~modeq.symbolic.initial_layer`.
+
+        Parameters
+        ----------
+        order : int, optional
+            Terms through h^order; by default one less than the equation's order, which is what the flow
+            needs to follow the iterates to its order.
+        buffers : optional
+            None for the method's own first step (for torch's optimizers a new optimizer), 0 for zero
+            buffers and ordinary steps, or one number per state: state i starts at u_i θ₀ + h·buffers_i·f(θ₀).
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> layer = mq.modified_equation(mq.HeavyBall(momentum=0.5), order=3).initial_layer()
+        >>> layer[[]], layer[[[]]]
+        (-2, 20)
+        """
+        from modeq.symbolic.initial_layer import initial_layer
+
+        return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
+
+    def __str__(self) -> str:
+        return f"θ' = {self._text_sum('loss')}"
+
+    def __repr__(self) -> str:
+        return f"ModifiedEquation({self.method}, order={self.order}, {len(self)} trees)"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+
+def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquation:
+    """Derive the modified equation of a method to any truncation order, exactly.
+
+    Parameters
+    ----------
+    method : GeneralLinearMethod
+    order : positive int
+        Every term with at most this many vertices is kept; 1 is the gradient flow (rescaled in time).
+
+    Returns
+    -------
+    ModifiedEquation
+        A mapping from trees to exact coefficients b(τ).
+
+    Raises
+    ------
+    NotZeroStable, InvalidOrder
+
+    Notes
+    -----
+    Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9; order 2 for gradient descent:
+    Barrett, Dherin 2021 (arXiv 2009.11162).
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> equation = mq.modified_equation(mq.HeavyBall(momentum=sp.Symbol("beta")), order=4)
+    >>> equation[[]], equation[[[]]]
+    (1/(1 - beta), -(beta + 1)/(2*(1 - beta)**3))
+    """
+    number = checked_order(order)
+    return ModifiedEquation(method, number, modified_coefficients(method, number))

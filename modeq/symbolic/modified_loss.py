@@ -1,0 +1,270 @@
+"""Is a modified field a gradient, and of which loss? Decided on unrooted trees."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import sympy as sp
+
+from modeq.errors import InvalidProblem, NotAGradientFlow
+from modeq.methods.exact import tidy
+from modeq.symbolic.b_series import h
+from modeq.symbolic.differentials import contracted, latex_sum, plain, printable
+from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.explicit_fields import ExplicitDifferentials, concrete_fields
+from modeq.symbolic.rooted_trees import Tree, checked_order
+
+Weights = dict[Tree, sp.Expr]
+
+
+@dataclass(frozen=True)
+class GradientTest:
+    """The answer of :func:`gradient_test`.
+
+    Attributes
+    ----------
+    holds : whether the truncated field is a gradient for every loss
+    order : the largest truncation order at which it is
+    witnesses : pairs ((tree, weight), (tree, weight)) of the first order that fails: two rootings of one
+        unrooted tree whose weights differ, although every gradient gives them the same
+    """
+
+    holds: bool
+    order: int
+    witnesses: tuple[tuple[tuple[Tree, sp.Expr], tuple[Tree, sp.Expr]], ...]
+
+    def __bool__(self) -> bool:
+        return self.holds
+
+
+@dataclass(frozen=True, repr=False)
+class ModifiedLoss:
+    """L̃ = Σ h^k C(φ) S(φ) over unrooted trees φ, with f̃ = −∇L̃.
+
+    S(φ) contracts the derivatives of L along the edges of φ: rooted as φ = [τ₁,…,τ_m],
+    S = ∇ᵐL[F(τ₁),…,F(τ_m)] with f = −∇L, and S = L for the single vertex. A vertex of weight decay is
+    a factor −λθ; alone it stands for (λ/2)|θ|².
+
+    Attributes
+    ----------
+    terms : mapping from (k, φ), φ given by one of its rootings, to the exact coefficient C(φ)
+    order : the truncation order
+    """
+
+    equation: ModifiedEquation
+    order: int
+    terms: Mapping[tuple[int, Tree], sp.Expr]
+
+    def on(self, loss: Any, variables: Any, h: Any = h) -> sp.Expr:
+        """Return L̃ written out on a concrete loss.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x, h = sp.symbols("x h")
+        >>> sp.expand(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().on(x**2, [x], h=h))
+        h*x**2 + x**2
+        """
+        method = self.equation.method
+        if isinstance(loss, list | tuple) and method.colour_count - len(method.decay) == 1:
+            raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
+        fields, symbols = concrete_fields(loss, variables, method)
+        losses = [sp.sympify(entry) for entry in (loss if isinstance(loss, list | tuple) else [loss])]
+        colours = [c for c in range(method.colour_count) if c not in method.decay]
+        differentials = ExplicitDifferentials(fields, symbols)
+        total = sp.Integer(0)
+        for (power, tree), weight in self.terms.items():
+            if tree.colour in method.decay:
+                scalar = method.decay[tree.colour] / 2 * sp.Add(*(v**2 for v in symbols))
+            else:
+                scalar_loss = losses[colours.index(tree.colour)]
+                children = [differentials.vector(child) for child in tree.children]
+                scalar = differentials.multilinear(partial(_partial_derivative, scalar_loss, symbols), children)
+            total += sp.sympify(h) ** power * weight * scalar
+        return total
+
+    def latex(self) -> str:
+        r"""Return L̃ as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().latex())
+        \tilde L = L + \frac{1}{4}\,h\,|g|^2
+        """
+        pieces = []
+        for (power, tree), weight in self.terms.items():
+            factor, symbol = self._scalar(tree)
+            step = "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
+            pieces.append((tidy(factor * weight), step + symbol))
+        return rf"\tilde L = {latex_sum(pieces)}"
+
+    def _scalar(self, tree: Tree) -> tuple[sp.Expr, str]:
+        """S(φ) as a factor and LaTeX."""
+        method = self.equation.method
+        single = method.colour_count - len(method.decay) == 1
+        if tree.colour in method.decay:
+            return method.decay[tree.colour] / 2, r"|\theta|^2"
+        index = "" if single else f"_{{{tree.colour + 1}}}"
+        parts = [printable(c, "loss", method.decay, single) for c in tree.children]
+        factor = sp.Mul(*(f for f, _ in parts))
+        children = [symbol for _, symbol in parts]
+        g = f"g{index}"
+        if not children:
+            return factor, f"L{index}"
+        if children == [g]:
+            return factor, f"|{g}|^2"
+        if len(children) == 1:
+            return factor, rf"\langle {children[0]},{g}\rangle"
+        if len(children) == 2:
+            return factor, rf"\langle {children[0]},H{index} {children[1]}\rangle"
+        return factor, rf"\nabla^{len(children)}L{index}[{','.join(children)}]"
+
+    def __str__(self) -> str:
+        pieces = []
+        for (power, tree), weight in self.terms.items():
+            factor, symbol = self._scalar(tree)
+            pieces.append(h**power * tidy(factor * weight) * sp.Symbol(plain(symbol)))
+        return " + ".join(str(piece) for piece in pieces).replace("+ -", "- ")
+
+    def __repr__(self) -> str:
+        return f"ModifiedLoss({self.equation.method}, order={self.order})"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+
+def _partial_derivative(of: sp.Expr, symbols: tuple[sp.Symbol, ...], axes: tuple[int, ...]) -> sp.Expr:
+    return sp.diff(of, *(symbols[axis] for axis in axes)) if axes else of
+
+
+def gradient_test(equation: ModifiedEquation) -> GradientTest:
+    """Decide whether the truncated modified field is a gradient for every loss.
+
+    For f = −∇L the field is a gradient iff b(u∘v) = b(v∘u) for all trees u, v with at most p vertices
+    together: b depends only on the unrooted tree. With weight decay, f' = −λI is put in first: vertices
+    of decay with a child are contracted, so that only leaves θ remain, and the field is a gradient iff it
+    lies in the image of −∇ on unrooted trees with such leaves.
+
+    Notes
+    -----
+    For special losses (and always in one dimension) the condition is sufficient only. Source: Hairer,
+    Lubich, Wanner, *Geometric Numerical Integration*, IX.9.3, with −I for the structure matrix.
+    """
+    passed = 0
+    for power in range(equation.order):
+        _, witnesses = _integrate(_reduced_weights(equation, power), equation.method.decay)
+        if witnesses:
+            return GradientTest(False, passed, tuple(witnesses))
+        passed = power + 1
+    return GradientTest(True, passed, ())
+
+
+def modified_loss(equation: ModifiedEquation, order: int | None = None) -> ModifiedLoss:
+    """Return the loss whose gradient flow the truncated modified equation is."""
+    test = gradient_test(equation)
+    wanted = test.order if order is None else checked_order(order)
+    if wanted > equation.order:
+        raise NotAGradientFlow(
+            f"order is {wanted}, but the equation was derived to order {equation.order}: derive it to order={wanted}"
+        )
+    if wanted > test.order:
+        (u, bu), (v, bv) = test.witnesses[0]
+        raise NotAGradientFlow(
+            f"the modified equation of {equation.method} is no gradient at order {test.order + 1}: {u!r} and {v!r} are "
+            f"one unrooted tree, but their weights are {bu} and {bv}; ask for order={test.order} or lower"
+        )
+    terms: dict[tuple[int, Tree], sp.Expr] = {}
+    for power in range(wanted):
+        scalars, _ = _integrate(_reduced_weights(equation, power), equation.method.decay)
+        terms.update({(power, tree): tidy(weight) for tree, weight in scalars.items()})
+    return ModifiedLoss(equation, wanted, terms)
+
+
+def _reduced_weights(equation: ModifiedEquation, power: int) -> Weights:
+    """The weights of F(τ) at h^power, with vertices of decay contracted unless they are leaves."""
+    weights: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0))
+    decay = equation.method.decay
+    for tree, value in equation.coefficients.items():
+        if tree.order == power + 1 and value != 0:
+            factor, reduced = contracted(tree, decay)
+            weights[reduced] += factor * value / tree.symmetry
+    return dict(weights)
+
+
+def _integrate(
+    weights: Weights, decay: Mapping[int, sp.Expr]
+) -> tuple[Weights, list[tuple[tuple[Tree, sp.Expr], tuple[Tree, sp.Expr]]]]:
+    """Solve −∇ Σ C(φ) S(φ) = Σ weights(τ) F(τ), from the trees with most leaves θ down.
+
+    −∇S(φ) is the sum of φ rooted at each vertex of a loss, and of −λ·(φ without a leaf θ, rooted at its
+    neighbour) over the leaves. Returns the C(φ) and the pairs of rootings that disagree.
+    """
+    left: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0), weights)
+    scalars: Weights = {}
+    witnesses = []
+    for leaves in range(max((_leaves(tree, decay) for tree in left), default=0), -1, -1):
+        classes = {_unrooted(tree, decay) for tree in left if _leaves(tree, decay) == leaves}
+        for unrooted in sorted(classes):
+            if unrooted.colour in decay:  # −λθ itself, the gradient of −(λ/2)|θ|²
+                scalars[unrooted] = left[unrooted]
+                continue
+            counts: defaultdict[Tree, int] = defaultdict(int)
+            for tree in _rootings(unrooted):
+                if tree.colour not in decay:
+                    counts[tree] += 1
+            found = [(tree, tidy(left[tree] / counts[tree])) for tree in sorted(counts)]
+            if any(sp.cancel(weight - found[0][1]) != 0 for _, weight in found):
+                pair = max(found[1:], key=lambda entry: sp.cancel(entry[1] - found[0][1]) != 0)
+                # Per rooting: weight·σ, so that for a plain series the two coefficients b(τ) are shown.
+                size = counts[pair[0]] * pair[0].symmetry
+                witnesses.append(((found[0][0], tidy(found[0][1] * size)), (pair[0], tidy(pair[1] * size))))
+                continue
+            if found[0][1] == 0:
+                continue
+            scalars[unrooted] = found[0][1]
+            for rate, smaller in _without_a_leaf(unrooted, decay):
+                left[smaller] -= rate * found[0][1]
+    return scalars, witnesses
+
+
+def _leaves(tree: Tree, decay: Mapping[int, sp.Expr]) -> int:
+    own = tree.colour in decay and not tree.children
+    return int(own) + sum(_leaves(child, decay) for child in tree.children)
+
+
+def _rootings(tree: Tree) -> Iterator[Tree]:
+    """The tree rooted at each of its vertices in turn."""
+    yield tree
+    for i, child in enumerate(tree.children):
+        rest = Tree(tree.colour, [c for j, c in enumerate(tree.children) if j != i])
+        moved = Tree(child.colour, (*child.children, rest))
+        yield from _rootings_below(moved, moved.children.index(rest))
+
+
+def _rootings_below(tree: Tree, parent: int) -> Iterator[Tree]:
+    """The tree rooted at its root and below, but not through the child `parent`, whence we came."""
+    yield tree
+    for i, child in enumerate(tree.children):
+        if i != parent:
+            rest = Tree(tree.colour, [c for j, c in enumerate(tree.children) if j != i])
+            moved = Tree(child.colour, (*child.children, rest))
+            yield from _rootings_below(moved, moved.children.index(rest))
+
+
+def _unrooted(tree: Tree, decay: Mapping[int, sp.Expr]) -> Tree:
+    """One rooting that stands for all: at a vertex of a loss, with the largest degree."""
+    inner = [t for t in _rootings(tree) if t.colour not in decay]
+    return max(inner, key=lambda t: (len(t.children) if len(t.children) > 2 else 0, -_depth(t), t)) if inner else tree
+
+
+def _depth(tree: Tree) -> int:
+    return 1 + max((_depth(child) for child in tree.children), default=0)
+
+
+def _without_a_leaf(tree: Tree, decay: Mapping[int, sp.Expr]) -> Iterator[tuple[sp.Expr, Tree]]:
+    for rooted in _rootings(tree):
+        if rooted.colour in decay and len(rooted.children) == 1:
+            yield -decay[rooted.colour], rooted.children[0]

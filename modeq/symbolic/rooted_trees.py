@@ -1,0 +1,367 @@
+"""Rooted trees, plain and coloured, and one table that holds all of them up to an order."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, total_ordering
+from math import factorial
+from typing import Any
+
+from modeq.errors import InvalidOrder, InvalidTree
+
+LARGEST_TABLE = 5_000_000
+
+
+@total_ordering
+class Tree:
+    """A rooted tree, without an order among the children of a vertex; each vertex has a colour.
+
+    Parameters
+    ----------
+    Tree(children) or Tree(colour, children)
+        ``children`` is a list of trees or of nested lists; ``[]`` is a single vertex. The colour is an
+        integer from 0, and 0 if it is left out. Inside a coloured tree write children as trees, or as
+        pairs ``(colour, children)``.
+
+    Attributes
+    ----------
+    colour, children : the root's colour and the subtrees at the root, in canonical order
+    order : the number of vertices |τ|
+    symmetry : σ(τ), the order of the automorphism group: σ(τ) = Π m_k! σ(τ_k)^{m_k} over distinct children
+    density : γ(τ) = |τ| Π γ(τ_k)
+
+    Raises
+    ------
+    InvalidTree
+        If the argument is no tree.
+
+    Notes
+    -----
+    Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1.
+
+    Examples
+    --------
+    >>> tree = Tree([[], [[]]])
+    >>> tree.order, tree.symmetry, tree.density
+    (4, 1, 8)
+    >>> tree == Tree([[[]], []])
+    True
+    >>> Tree(1, [Tree(0, [])])
+    Tree(1, [(0, [])])
+    """
+
+    __slots__ = ("__dict__", "_hash", "children", "colour", "order")
+
+    colour: int
+    children: tuple["Tree", ...]
+    order: int
+    _hash: int
+
+    def __init__(self, *description: Any) -> None:
+        if len(description) == 1 and isinstance(description[0], Tree):
+            description = (description[0].colour, description[0].children)
+        if len(description) == 1:
+            description = (0, description[0])
+        if len(description) != 2:
+            raise InvalidTree(f"a tree is Tree(children) or Tree(colour, children), not Tree{description!r}")
+        colour, children = description
+        if isinstance(colour, bool) or not isinstance(colour, int) or colour < 0:
+            raise InvalidTree(f"the colour of a vertex is {colour!r}: give an integer from 0")
+        if not isinstance(children, list | tuple):
+            raise InvalidTree(f"the children of a vertex are {children!r}: give a list of trees, [] for a leaf")
+        trees = tuple(sorted((_child(child) for child in children), reverse=True))
+        object.__setattr__(self, "colour", colour)
+        object.__setattr__(self, "children", trees)
+        object.__setattr__(self, "order", 1 + sum(child.order for child in trees))
+        object.__setattr__(self, "_hash", hash((colour, trees)))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("trees are immutable")
+
+    def __reduce__(self) -> tuple[type, tuple[int, tuple["Tree", ...]]]:
+        return Tree, (self.colour, self.children)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return (self.order, self.colour, len(self.children), self.children)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tree):
+            return NotImplemented
+        return self._hash == other._hash and self.colour == other.colour and self.children == other.children
+
+    def __lt__(self, other: "Tree") -> bool:
+        return self._key < other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def symmetry(self) -> int:
+        """The symmetry σ(τ)."""
+        result = 1
+        for child, count in _multiplicities(self.children):
+            result *= factorial(count) * child.symmetry**count
+        return result
+
+    @cached_property
+    def density(self) -> int:
+        """The density γ(τ)."""
+        result = self.order
+        for child in self.children:
+            result *= child.density
+        return result
+
+    @property
+    def colours(self) -> frozenset[int]:
+        """The colours that occur."""
+        return frozenset({self.colour}).union(*(child.colours for child in self.children))
+
+    def butcher_product(self, other: "Tree") -> "Tree":
+        """Return u∘v: `other` becomes one more child of the root.
+
+        Examples
+        --------
+        >>> Tree([[]]).butcher_product(Tree([]))
+        Tree([[], []])
+        """
+        return Tree(self.colour, (*self.children, other))
+
+    def nested(self) -> list[Any] | tuple[int, list[Any]]:
+        """Return the tree as nested lists, or as nested pairs (colour, children) if it is coloured.
+
+        Examples
+        --------
+        >>> Tree([[[]], []]).nested()
+        [[[]], []]
+        """
+        plain = self.colours == {0}
+
+        def write(tree: Tree) -> Any:
+            children = [write(child) for child in tree.children]
+            return children if plain else (tree.colour, children)
+
+        result: list[Any] | tuple[int, list[Any]] = write(self)
+        return result
+
+    def text(self) -> str:
+        """Return the tree in bracket notation, τ = [τ₁,…,τ_m], with a dot for a leaf.
+
+        Examples
+        --------
+        >>> Tree([[[]], []]).text()
+        '[[•],•]'
+        """
+        dot = "•" if self.colour == 0 else f"•{self.colour}"
+        if not self.children:
+            return dot
+        colour = "" if self.colour == 0 else str(self.colour)
+        return "[" + ",".join(child.text() for child in self.children) + "]" + colour
+
+    def latex(self) -> str:
+        r"""Return the tree in bracket notation as LaTeX.
+
+        Examples
+        --------
+        >>> print(Tree([[], []]).latex())
+        [\bullet,\bullet]
+        """
+        colour = "" if self.colour == 0 else f"_{{{self.colour}}}"
+        if not self.children:
+            return rf"\bullet{colour}"
+        return "[" + ",".join(child.latex() for child in self.children) + "]" + colour
+
+    def draw(self, ax: Any = None, **kwargs: Any) -> list[Any]:
+        """Draw the tree, root below, with matplotlib; return the artists.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        **kwargs : passed to ``Axes.plot`` for the edges
+
+        Examples
+        --------
+        >>> import matplotlib
+        >>> matplotlib.use("agg")
+        >>> len(Tree([[], []]).draw())
+        5
+        """
+        from modeq import plots
+
+        return plots.plot_tree(self.nested(), ax=ax, **kwargs)
+
+    def _repr_latex_(self) -> str:
+        return f"${self.latex()}$"
+
+    def __repr__(self) -> str:
+        nested = self.nested()
+        return f"Tree{nested!r}" if isinstance(nested, tuple) else f"Tree({nested!r})"
+
+
+def _child(description: Any) -> Tree:
+    if isinstance(description, Tree):
+        return description
+    if isinstance(description, list):
+        return Tree(description)
+    if isinstance(description, tuple) and len(description) == 2 and isinstance(description[0], int):
+        return Tree(*description)
+    raise InvalidTree(
+        f"{description!r} is no tree: write a vertex as the list of its children, [] for a leaf, or as a pair "
+        "(colour, children)"
+    )
+
+
+def as_tree(tree: Any) -> Tree:
+    """Return `tree` as a :class:`Tree`, from nested lists or pairs as well."""
+    return tree if isinstance(tree, Tree) else _child(tree)
+
+
+def _multiplicities(children: Iterable[Tree]) -> Iterator[tuple[Tree, int]]:
+    counts: dict[Tree, int] = {}
+    for child in children:
+        counts[child] = counts.get(child, 0) + 1
+    yield from counts.items()
+
+
+def checked_order(order: Any) -> int:
+    """Return a truncation order, or raise `InvalidOrder`."""
+    if isinstance(order, bool) or not hasattr(order, "__index__"):
+        raise InvalidOrder(f"order is {order!r}: give a positive integer")
+    if (number := order.__index__()) < 1:
+        raise InvalidOrder(f"order is {number}: the lowest truncation order is 1, the gradient flow")
+    return int(number)
+
+
+def trees(order: int, colours: int = 1) -> list[Tree]:
+    """Return all rooted trees with exactly `order` vertices.
+
+    Parameters
+    ----------
+    order : positive int
+    colours : positive int
+        Each vertex takes one of this many colours.
+
+    Raises
+    ------
+    InvalidOrder
+        If an argument is not positive, or the list would be absurdly long.
+
+    Examples
+    --------
+    >>> [len(trees(order)) for order in range(1, 9)]
+    [1, 1, 2, 4, 9, 20, 48, 115]
+    >>> trees(3)
+    [Tree([[[]]]), Tree([[], []])]
+    >>> len(trees(2, colours=2))
+    4
+    """
+    order = checked_order(order)
+    if checked_order(colours) and _count(order, colours) > LARGEST_TABLE:
+        raise _too_many(order, colours)
+    table = tree_table(order, colours)
+    return sorted(table.tree(i) for i in table.of_order(order))
+
+
+@lru_cache(maxsize=64)
+def _counts(order: int, colours: int) -> tuple[int, ...]:
+    """Numbers of coloured rooted trees with 1, …, `order` vertices (Euler transform)."""
+    counts = [0, colours]
+    for n in range(1, order):
+        total = 0
+        for k in range(1, n + 1):
+            divisors = sum(d * counts[d] for d in range(1, k + 1) if k % d == 0)
+            total += divisors * counts[n - k + 1]
+        counts.append(total // n)
+    return tuple(counts)
+
+
+def _count(order: int, colours: int) -> int:
+    return sum(_counts(order, colours)[: order + 1])
+
+
+def _too_many(order: int, colours: int) -> InvalidOrder:
+    count = _count(order, colours)
+    return InvalidOrder(
+        f"order is {order}: there are {count:,} trees with up to {order} vertices in {colours} colour(s), about "
+        f"{count * 200 / 1e9:,.1f} GB; ask for a lower order"
+    )
+
+
+@dataclass(frozen=True)
+class TreeTable:
+    """All trees up to an order, each as a Butcher product τ = u∘v of two earlier ones.
+
+    ``left[i]`` and ``right[i]`` are the indices of u and v (−1 for a single vertex), ``root[i]`` the
+    root's colour, ``orders[i]`` the number of vertices, ``symmetries[i]`` σ. Children are attached with
+    growing indices, so that each tree occurs once. Vertices of a *linear* colour have at most one child,
+    since the elementary differentials of the other trees vanish.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    root: tuple[int, ...]
+    orders: tuple[int, ...]
+    symmetries: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def of_order(self, order: int) -> list[int]:
+        """The indices of all trees with `order` vertices."""
+        return [i for i, vertices in enumerate(self.orders) if vertices == order]
+
+    @cached_property
+    def _trees(self) -> list[Tree]:
+        built: list[Tree] = []
+        for u, v, colour in zip(self.left, self.right, self.root, strict=True):
+            built.append(Tree(colour, ()) if u < 0 else built[u].butcher_product(built[v]))
+        return built
+
+    def tree(self, index: int) -> Tree:
+        """The tree with that index."""
+        return self._trees[index]
+
+    @cached_property
+    def index(self) -> dict[Tree, int]:
+        """The index of each tree."""
+        return {tree: i for i, tree in enumerate(self._trees)}
+
+
+@lru_cache(maxsize=16)
+def _tree_table(order: int, colours: int, linear: frozenset[int]) -> TreeTable:
+    left, right, root = [-1] * colours, [-1] * colours, list(range(colours))
+    orders, symmetries = [1] * colours, [1] * colours
+    copies = [0] * colours  # of the last child, at the root
+    starts = [0, 0, colours]  # starts[k]: index of the first tree with k vertices
+    for n in range(2, order + 1):
+        for u_order in range(1, n):
+            for u in range(starts[u_order], starts[u_order + 1]):
+                if root[u] in linear and left[u] >= 0:
+                    continue
+                for v in range(max(starts[n - u_order], right[u]), starts[n - u_order + 1]):
+                    left.append(u)
+                    right.append(v)
+                    root.append(root[u])
+                    orders.append(n)
+                    copies.append(copies[u] + 1 if right[u] == v else 1)
+                    symmetries.append(symmetries[u] * symmetries[v] * copies[-1])
+        starts.append(len(left))
+    return TreeTable(tuple(left), tuple(right), tuple(root), tuple(orders), tuple(symmetries))
+
+
+def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> TreeTable:
+    """Return the table of all trees with at most `order` vertices.
+
+    Raises
+    ------
+    InvalidOrder
+        If there are more than some millions; the message gives their number and the memory.
+
+    Examples
+    --------
+    >>> len(tree_table(10))
+    1205
+    """
+    order = checked_order(order)
+    if _count(order, colours - len(linear)) > LARGEST_TABLE:
+        raise _too_many(order, colours)
+    return _tree_table(order, colours, frozenset(linear))

@@ -1,0 +1,187 @@
+"""The time-derivative form: Σ c_k h^{k−1} θ⁽ᵏ⁾ = f, truncated to an initial-value problem."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from modeq.errors import IllPosed, NoTimeDerivativeForm
+from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.exact import tidy
+from modeq.methods.shift_operator import Element, ShiftOperator
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.initial_layer import initial_layer
+from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.series import Coefficients, modified_coefficients
+
+
+@dataclass(frozen=True, repr=False)
+class TimeDerivativeForm:
+    """Σ_{k=1}^p c_k h^{k−1} θ⁽ᵏ⁾ + λ Σ_{k<p} d_k h^k θ⁽ᵏ⁾ = f(θ), derivatives in time = h·n.
+
+    Attributes
+    ----------
+    coefficients : (c₁, …, c_p), exact
+    decay_coefficients : (d₀, …, d_{p−1}), exact; empty without weight decay
+    decay_rate : λ
+    """
+
+    method: GeneralLinearMethod
+    order: int
+    coefficients: tuple[sp.Expr, ...]
+    decay_coefficients: tuple[sp.Expr, ...]
+    decay_rate: sp.Expr
+
+    @cached_property
+    def roots(self) -> tuple[complex, ...]:
+        """The rates of the fast modes, in units of 1/h: the roots ζ ≠ 0 of Σ_{k≤p} c_k ζᵏ."""
+        symbols = frozenset().union(*(c.free_symbols for c in self.coefficients))
+        if symbols:
+            raise IllPosed(f"the roots depend on {sorted(map(str, symbols))}: substitute numbers with method.subs")
+        zeta = sp.Symbol("zeta")
+        polynomial = sp.Poly(sum(c * zeta**k for k, c in enumerate(self.coefficients)), zeta)
+        return tuple(complex(root) for root in polynomial.nroots(n=20)) if polynomial.degree() > 0 else ()
+
+    @property
+    def is_well_posed(self) -> bool:
+        """Whether all fast modes of the truncated equation decay."""
+        return all(root.real < 0 for root in self.roots)
+
+    def require_well_posed(self) -> None:
+        """Raise `IllPosed` if a fast mode grows."""
+        growing = [root for root in self.roots if root.real >= 0]
+        if growing:
+            raise IllPosed(
+                f"the time-derivative form of {self.method} truncated at order {self.order} is no initial-value "
+                f"problem: a mode grows like exp({growing[0]:.3g}·t/h); use order=2 or the phase-space form"
+            )
+
+    @cached_property
+    def start(self) -> tuple[BSeries, ...]:
+        """What the initial values are: θ(0) − θ₀, θ'(0), …, θ⁽ᵖ⁻¹⁾(0), as B-series at θ₀.
+
+        For p = 2 the solution starts at θ₀, with the velocity that excites the one fast mode as the
+        method does: θ'(0) = Σ_c (b_c + (c₁/c₂) a_c) f_c, with b the slow velocity and a the initial layer.
+        For p > 2 it starts on the slow manifold, without fast modes: θ(0) is the initial layer of order
+        p − 1 and θ⁽ᵏ⁾(0), *taken there*, the derivatives of the modified flow.
+        """
+        method, p = self.method, self.order
+        if p > 2:
+            layer = initial_layer(method, p - 1)
+            flow = [BSeries(method, p, modified_coefficients(method, p, k), offset=k) for k in range(1, p)]
+            return (layer, *flow)
+        nothing = initial_layer(method, 0)
+        if p == 1:
+            return (nothing,)
+        slow, layer = modified_coefficients(method, 1), initial_layer(method, 1)
+        K = slow.field.unify(layer.series.field)
+        ratio = K.from_sympy(self.coefficients[0] / self.coefficients[1])
+        values = tuple(
+            K.convert_from(b, slow.field) + ratio * K.convert_from(a, layer.series.field)
+            for b, a in zip(slow.values, layer.series.values, strict=True)
+        )
+        return nothing, BSeries(method, 1, Coefficients(slow.table, values, K))
+
+    def latex(self) -> str:
+        r"""Return the equation as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.time_derivative_form(mq.GradientDescent(), order=2).latex())
+        \dot\theta + \frac{1}{2}\,h\,\ddot\theta = -g
+        """
+        from modeq.symbolic.differentials import latex_sum
+
+        terms = [(c, _step(k) + _derivative(k + 1)) for k, c in enumerate(self.coefficients)]
+        terms += [(tidy(self.decay_rate * d), _step(k) + _derivative(k)) for k, d in enumerate(self.decay_coefficients)]
+        return f"{latex_sum(terms)} = -g"
+
+    def __repr__(self) -> str:
+        return f"TimeDerivativeForm({self.method}, order={self.order})"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+
+def _step(power: int) -> str:
+    return "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
+
+
+def _derivative(k: int) -> str:
+    if k == 0:
+        return r"\theta"
+    return rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
+
+
+def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[Element]]:
+    """Return for each colour the Laurent coefficients g₋₁, g₀, … from its field to θ.
+
+    Raises
+    ------
+    NoTimeDerivativeForm
+        If a gradient is taken elsewhere than at θ.
+    """
+    if not method.queries_at_parameters or method.colour_count - len(method.decay) > 1:
+        raise NoTimeDerivativeForm(
+            f"{method} takes gradients at other points than its parameters, or of several fields: it has no form in "
+            "time derivatives; use modified_equation"
+        )
+    operator = ShiftOperator(method)
+    zero = operator.field.zero
+    return {
+        colour: [
+            sum((level[-1][j] for j, c in enumerate(method.colours) if c == colour), zero)
+            for level in operator.laurent(terms)
+        ]
+        for colour in range(method.colour_count)
+    }
+
+
+def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivativeForm:
+    """Derive the form in higher time derivatives: Σ c_k h^{k−1} θ⁽ᵏ⁾ = f.
+
+    With G the transfer function, 1/G(e^ζ) = Σ_{k≥1} c_k ζᵏ. The solution of truncation order p follows
+    the iterates with error O(hᵖ) where it is well posed.
+
+    Parameters
+    ----------
+    method : GeneralLinearMethod
+        All its gradients are taken at θ.
+    order : positive int
+        The number of time derivatives kept.
+
+    Raises
+    ------
+    NoTimeDerivativeForm, NotZeroStable, InvalidOrder
+
+    Notes
+    -----
+    Source: Kovachki, Stuart 2021 (arXiv 1906.04285), there for order 2.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> mq.time_derivative_form(mq.HeavyBall(momentum=sp.Symbol("beta")), order=3).coefficients
+    (1 - beta, (beta + 1)/2, (1 - beta)/6)
+    """
+    order = checked_order(order)
+    series = readout_series(method, order + 1)
+    K: Any = ShiftOperator(method).field
+    main = series[0]
+    inverse = [K.one / main[0]]  # of ζ·G: the c_k
+    for k in range(1, order):
+        inverse.append(-sum((main[m] * inverse[k - m] for m in range(1, k + 1)), K.zero) / main[0])
+    decay: list[Element] = []
+    rate = sp.Integer(0)
+    for colour, lam in method.decay.items():
+        rate = lam
+        decay = [sum((series[colour][m] * inverse[k - m] for m in range(k + 1)), K.zero) for k in range(order)]
+    return TimeDerivativeForm(
+        method,
+        order,
+        tuple(tidy(K.to_sympy(c)) for c in inverse),
+        tuple(tidy(K.to_sympy(d)) for d in decay),
+        rate,
+    )
