@@ -6,6 +6,8 @@ Everything here is in the time t = h·n. Two variants are kept apart:
   t' = h(1 − α)n the oscillator starts at rest and is driven by 2‖v‖²; terms of order hλ² are left out.
 - ``"corrected"``: the same equations with the terms that make them one order more accurate in h: the start of
   torch's first step, the factor (1 − α)⁻² between ‖dθ/dt'‖² and ‖v‖², and λ + hλ²/2 for λ without momentum.
+  With momentum this holds once the start has relaxed; while it does, after some 1/(1 − β) steps, both
+  variants are within O(h), as the oscillator relaxes at a rate slightly different from the iteration's.
 
 Forcing is held constant over each step and the 2×2 system is then propagated exactly, so nothing overflows
 and hyper-parameters may follow a schedule.

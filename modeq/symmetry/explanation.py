@@ -52,8 +52,8 @@ def explain_residual(
         return f"{head}at the level of rounding."
     if explained > residual / 10:
         return (
-            f"{head}above rounding, yet not by a broken symmetry (defect {defect:.1e}): something else "
-            "moves the parameters, such as clipping by value, scaling per parameter, or a write between two steps."
+            f"{head}above rounding, yet not by a broken symmetry (defect {defect:.1e}): something else moves "
+            "the parameters, such as clipping by value, scaling per parameter, or a write between two steps."
         )
     cause = f"the gradient is not orthogonal to the generator (defect {defect:.1e})"
     inserted = f"with the measured ⟨ξ, g⟩ inserted the law leaves {explained:.1e}"

@@ -99,7 +99,8 @@ def discrete_step(
     """
     h, beta = step.h, step.momentum
     outside = step.decoupled or beta == 0  # without momentum the two kinds of decay are the same
-    keep = 1.0 - h * step.weight_decay if outside else 1.0
+    shrink = h * step.weight_decay if outside else 0.0
+    keep = 1.0 - shrink
     along_gradient = defect if outside else step.weight_decay * charge + defect
     if beta == 0:
         along_buffer, along_update = momentum, along_gradient
@@ -108,9 +109,10 @@ def discrete_step(
         along_buffer = fresh * along_gradient + kept * momentum
         along_update = along_gradient + beta * along_buffer if step.nesterov else along_buffer
     if degree == 1:
-        return keep * charge - h * along_update, along_buffer
+        return charge - shrink * charge - h * along_update, along_buffer
+    # subtracting what is lost, not multiplying by keep²: the rounding of 1 − hλ is a bias that adds up
     return (
-        keep**2 * charge - 2 * h * keep * along_update + h**2 * forcing,
+        charge - shrink * (1.0 + keep) * charge - 2 * h * keep * along_update + h**2 * forcing,
         keep * along_buffer - h * cross,
     )
 

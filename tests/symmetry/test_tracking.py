@@ -1,0 +1,452 @@
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMOOTH_CHARGES, SmoothNetwork, smooth_batch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from modeq.errors import Diverged, InvalidCharge, NoClosedLaw, UnsupportedOptimizer
+from modeq.symmetry.charges import Rescale, Scale, Translation
+from modeq.symmetry.tracking import track
+
+MOMENTUM = {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02}
+CASES = {
+    "no momentum": {"lr": 0.1, "weight_decay": 0.02},
+    "no momentum, dampening ignored": {"lr": 0.1, "weight_decay": 0.02, "dampening": 0.5},
+    "heavy ball": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.02},
+    "dampened": MOMENTUM,
+    "no decay": {"lr": 0.1, "momentum": 0.9},
+    "nesterov": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.02, "nesterov": True},
+    "nesterov, one by one": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "foreach": False},
+    "nesterov, foreach": {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.02,
+        "nesterov": True,
+        "foreach": True,
+    },
+    "nesterov, fused": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.02, "nesterov": True, "fused": True},
+    "fused": {**MOMENTUM, "fused": True},
+    "maximize": {**MOMENTUM, "maximize": True},
+    "maximize nesterov": {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.02,
+        "nesterov": True,
+        "maximize": True,
+    },
+    "maximize without momentum": {"lr": 0.1, "weight_decay": 0.02, "maximize": True},
+    "tensor learning rate": {**MOMENTUM, "lr": torch.tensor(0.1, dtype=torch.float64)},
+}
+
+
+def exact(tracker, bound=1e-13):
+    assert max(tracker.residual().values()) < bound, tracker.residual()
+    assert max(tracker.residual("with_defect").values()) < bound
+    assert max(tracker.symmetry_defect().values()) < 1e-14
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_discrete_laws_hold_for_every_kind_of_sgd(train, name):
+    exact(train(60, **CASES[name]))
+
+
+def test_schedules_of_every_hyperparameter(train):
+    def change(k, _, optimizer):
+        group = optimizer.param_groups[0]
+        group["lr"] = 0.05 + 0.04 * np.sin(k)
+        # through 0 and back: torch keeps the buffer meanwhile
+        group["momentum"] = 0.0 if 10 <= k < 15 else 0.5 + 0.4 * np.cos(k / 3)
+        group["dampening"], group["weight_decay"] = 0.2 * (k % 3), 0.01 * (k % 5)
+        group["maximize"] = 20 <= k < 25
+
+    tracker = train(60, before_step=change, lr=0.1)
+    exact(tracker)
+    hyperparameters = tracker.record["unit"].hyperparameters
+    assert np.isnan(hyperparameters["h"][0])
+    assert hyperparameters["h"][8] == pytest.approx(0.05 + 0.04 * np.sin(7))
+    assert hyperparameters["dampening"][3] == pytest.approx(0.4)
+    assert tracker.record["unit"].time[-1] == pytest.approx(np.nansum(hyperparameters["h"]))
+
+
+def test_nesterov_switched_on_and_off(train):
+    def change(k, _, optimizer):
+        optimizer.param_groups[0]["nesterov"] = k % 7 < 3
+
+    exact(train(60, before_step=change, lr=0.1, momentum=0.8, weight_decay=0.01))
+
+
+def test_clipping_by_global_norm_keeps_the_laws(train):
+    def clip(_, module, __):
+        nn.utils.clip_grad_norm_(module.parameters(), 0.05)
+
+    exact(train(60, before_step=clip, **MOMENTUM))
+
+
+def test_late_unfreezing_starts_the_law_when_the_parameters_start(train):
+    def freeze(k, module, _):
+        if k < 12:
+            module.unit.grad = None
+        if 20 <= k < 30:
+            module.inner.grad = module.outer.grad = None
+
+    tracker = train(60, before_step=freeze, **MOMENTUM)
+    exact(tracker)
+    unit = tracker.record["unit"]
+    assert np.ptp(unit.measured[:13], axis=0).max() == 0
+    assert unit.time[12] == 0
+    assert unit.time[-1] == pytest.approx(4.8)
+    assert np.ptp(tracker.record["inner-outer"].measured[20:31], axis=0).max() == 0
+
+
+def test_frozen_parameters_stay_where_they_are():
+    module = SmoothNetwork()
+    module.unit.requires_grad_(False)
+    optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        for k in range(5):
+            x, y = smooth_batch(k)
+            optimizer.zero_grad()
+            cross_entropy(module(x), y).backward()
+            optimizer.step()
+    exact(tracker)
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_closures(by_keyword):
+    module = SmoothNetwork()
+    optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = cross_entropy(module(smooth_batch(len(losses))[0]), smooth_batch(len(losses))[1])
+        loss.backward()
+        return loss
+
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        for _ in range(20):
+            losses.append(optimizer.step(closure=closure) if by_keyword else optimizer.step(closure))
+    assert all(torch.is_tensor(loss) for loss in losses)
+    assert tracker.steps == 20
+    exact(tracker)
+
+
+def loop(module, optimizer, start, stop):
+    for k in range(start, stop):
+        x, y = smooth_batch(k)
+        optimizer.zero_grad()
+        cross_entropy(module(x), y).backward()
+        optimizer.step()
+
+
+def test_tracking_may_begin_in_mid_training():
+    module = SmoothNetwork()
+    optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+    loop(module, optimizer, 0, 15)
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        loop(module, optimizer, 15, 60)
+    exact(tracker)
+    assert max(tracker.residual("corrected").values()) < 0.05
+
+
+def test_a_training_is_the_same_with_and_without_a_tracker():
+    results = []
+    for tracked in (False, True):
+        module = SmoothNetwork()
+        optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+        torch.manual_seed(5)
+        if tracked:
+            tracker = track(module, optimizer, SMOOTH_CHARGES)
+        loop(module, optimizer, 0, 10)
+        results.append((copy.deepcopy(module.state_dict()), optimizer.state_dict(), torch.get_rng_state()))
+    tracker.remove()
+    (plain, plain_state, plain_random), (seen, seen_state, seen_random) = results
+    assert all(torch.equal(plain[key], seen[key]) for key in plain)
+    assert plain_state["param_groups"] == seen_state["param_groups"]
+    assert all(
+        torch.equal(plain_state["state"][key]["momentum_buffer"], seen_state["state"][key]["momentum_buffer"])
+        for key in plain_state["state"]
+    )
+    assert torch.equal(plain_random, seen_random)
+
+
+def test_removal_stops_the_record_and_may_be_repeated():
+    module = SmoothNetwork()
+    optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        loop(module, optimizer, 0, 3)
+    tracker.remove()
+    loop(module, optimizer, 3, 5)
+    assert tracker.steps == 3
+    assert tracker.record.step.tolist() == [0, 1, 2, 3]
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_every_thins_the_record_and_not_the_laws(train):
+    full, thin = train(20, **MOMENTUM), train(20, every=6, **MOMENTUM)
+    assert thin.record.step.tolist() == [0, 6, 12, 18]
+    for name in thin.record:
+        for law in ("discrete", "article", "corrected", "with_defect"):
+            rows = full.record[name].predicted[law][[0, 6, 12, 18]]
+            np.testing.assert_array_equal(thin.record[name].predicted[law], rows)
+        np.testing.assert_array_equal(thin.record[name].time, full.record[name].time[::6][:4])
+
+
+def test_the_record_is_read_only_shaped_and_picklable(train):
+    record = train(5, **MOMENTUM).record
+    assert list(record) == ["unit", "inner-outer", "outer"]
+    assert len(record) == 3
+    assert record["inner-outer"].measured.shape == (6, 5)
+    assert record["inner-outer"].normaliser.shape == (6, 5)
+    assert record["outer"].measured.dtype == np.float64
+    with pytest.raises(ValueError, match="read-only"):
+        record["outer"].measured[0] = 1.0
+    again = pickle.loads(pickle.dumps(record))
+    np.testing.assert_array_equal(again["unit"].measured, record["unit"].measured)
+
+
+def test_residuals_relative_to_the_charge(train):
+    tracker = train(30, **MOMENTUM)
+    record = tracker.record["inner-outer"]
+    difference = np.abs(record.predicted["article"] - record.measured)
+    expected = (difference / np.abs(record.measured)).max()
+    assert tracker.residual("article", charge_relative=True)["inner-outer"] == pytest.approx(expected)
+    assert tracker.residual("article")["inner-outer"] == pytest.approx((difference / record.normaliser).max())
+
+
+def test_a_charge_that_starts_at_zero_has_no_residual_there():
+    module = nn.Linear(2, 3, dtype=torch.float64)
+    nn.init.zeros_(module.bias)
+    optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+    tracker = track(module, optimizer, [Translation("bias", {"bias": None})])
+    assert tracker.residual() == {"bias": 0.0}
+
+
+def resumed(module, optimizer, tracker_state, save):
+    fresh = SmoothNetwork(seed=9)
+    fresh.load_state_dict(save(module.state_dict()))
+    again = torch.optim.SGD(fresh.parameters(), lr=0.5)
+    again.load_state_dict(save(optimizer.state_dict()))
+    tracker = track(fresh, again, SMOOTH_CHARGES)
+    tracker.load_state_dict(save(tracker_state))
+    return fresh, again, tracker
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(every):
+    def save(state):
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    trackers = []
+    for stop in (None, 13):
+        module = SmoothNetwork()
+        optimizer = torch.optim.SGD(module.parameters(), **MOMENTUM)
+        tracker = track(module, optimizer, SMOOTH_CHARGES, every=every)
+        if stop:
+            loop(module, optimizer, 0, stop)
+            module, optimizer, tracker = resumed(module, optimizer, tracker.state_dict(), save)
+        loop(module, optimizer, stop or 0, 30)
+        trackers.append(tracker)
+    whole, parts = (tracker.record for tracker in trackers)
+    np.testing.assert_array_equal(whole.step, parts.step)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name].measured, parts[name].measured)
+        np.testing.assert_array_equal(whole[name].time, parts[name].time)
+        for law, rows in whole[name].predicted.items():
+            np.testing.assert_array_equal(rows, parts[name].predicted[law])
+        for key, rows in whole[name].hyperparameters.items():
+            np.testing.assert_array_equal(rows, parts[name].hyperparameters[key])
+    assert trackers[0].symmetry_defect() == trackers[1].symmetry_defect()
+    assert trackers[0].explain() == trackers[1].explain()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"version": 7}, "tracker state has version 7; this modeq reads 1"),
+        ({"charges": [Scale("unit", {"unit": 0}).to_dict()]}, "tracker state is of the charges"),
+    ],
+)
+def test_foreign_states_are_refused(train, change, message):
+    tracker = train(2, **MOMENTUM)
+    with pytest.raises(InvalidCharge, match=message):
+        tracker.load_state_dict({**tracker.state_dict(), **change})
+
+
+def test_rounding_is_called_rounding(train):
+    for sentence in train(30, **MOMENTUM).explain().values():
+        assert sentence.endswith("at the level of rounding.")
+
+
+def test_interference_with_the_parameters_is_told_from_a_broken_symmetry(train):
+    def write(k, module, _):
+        if k == 20:
+            module.outer.data.mul_(1.01)
+
+    sentence = train(30, before_step=write, **MOMENTUM).explain()["outer"]
+    assert "something else moves the parameters" in sentence
+
+
+def test_clipping_by_value_breaks_the_symmetry_of_the_gradient(train):
+    def clip(_, module, __):
+        nn.utils.clip_grad_value_(module.parameters(), 0.01)
+
+    tracker = train(30, before_step=clip, **MOMENTUM)
+    assert tracker.residual()["unit"] > 1e-5
+    assert tracker.residual("with_defect")["unit"] < 1e-13
+    assert "the gradient is not orthogonal to the generator" in tracker.explain()["unit"]
+
+
+def test_a_diverged_training_is_reported_with_its_record(train):
+    def explode(k, module, _):
+        if k == 6:
+            module.unit.grad.fill_(float("inf"))
+
+    tracker = train(9, before_step=explode, **MOMENTUM)
+    with pytest.raises(
+        Diverged, match="charge 'unit' is not finite from step 7 on: the training diverged"
+    ) as info:
+        tracker.residual()
+    assert np.isfinite(info.value.trajectory.measured[:7]).all()
+    assert tracker.explain()["unit"] == "Scale 'unit': not finite from step 7 on; the training diverged."
+
+
+def test_a_diverged_prediction_is_reported(train):
+    def shift(k, module, _):
+        if k == 3:
+            module.unit.grad.mul_(1e200)  # its square is beyond the largest number
+
+    tracker = train(4, before_step=shift, lr=1e-202)
+    with pytest.raises(
+        Diverged, match="the discrete law is not finite from step 4 on, although the charge is"
+    ):
+        tracker.residual()
+
+
+def test_the_article_has_no_nesterov(train):
+    tracker = train(4, lr=0.1, momentum=0.9, nesterov=True)
+    assert np.isfinite(tracker.record["unit"].predicted["corrected"]).all()
+    with pytest.raises(NoClosedLaw, match="charge 'unit': the article has no law for Nesterov"):
+        tracker.residual("article")
+    with pytest.raises(
+        NoClosedLaw, match="no law 'exact'; choose one of discrete, article, corrected, with_defect"
+    ):
+        tracker.residual("exact")
+
+
+def test_other_optimizers_are_refused():
+    module = SmoothNetwork()
+    with pytest.raises(UnsupportedOptimizer, match=r"tracking needs torch.optim.SGD itself, got Adam"):
+        track(module, torch.optim.Adam(module.parameters()), SMOOTH_CHARGES)
+
+
+class _Subclass(torch.optim.SGD):
+    pass
+
+
+def test_a_subclass_may_update_otherwise_and_is_refused():
+    module = SmoothNetwork()
+    with pytest.raises(UnsupportedOptimizer, match="got _Subclass"):
+        track(module, _Subclass(module.parameters(), lr=0.1), SMOOTH_CHARGES)
+
+
+def test_parameters_outside_of_the_optimizer_are_refused():
+    module = SmoothNetwork()
+    optimizer = torch.optim.SGD([module.unit, module.inner], lr=0.1)
+    with pytest.raises(
+        InvalidCharge, match="charge 'inner-outer': 'outer' is not among the optimizer's parameters"
+    ):
+        track(module, optimizer, SMOOTH_CHARGES)
+
+
+@pytest.mark.parametrize(
+    "charges, every, message",
+    [
+        ([], 1, r"charges with distinct names, got \[\]"),
+        ([SMOOTH_CHARGES[0]] * 2, 1, r"distinct names, got \['unit', 'unit'\]"),
+        (SMOOTH_CHARGES, 0, "every is 0; give a positive number of steps"),
+    ],
+)
+def test_unusable_requests_are_refused(charges, every, message):
+    module = SmoothNetwork()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.raises(InvalidCharge, match=message):
+        track(module, optimizer, charges, every=every)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def two_groups(module, **options):
+    return torch.optim.SGD(
+        [{"params": [module.unit, module.inner]}, {"params": [module.outer], **options}], lr=0.1, momentum=0.9
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"lr": 0.2}, {"momentum": 0.5}, {"dampening": 0.1}, {"weight_decay": 0.1}, {"nesterov": True}]
+)
+def test_a_charge_across_different_groups_is_refused_by_name(options):
+    module = SmoothNetwork()
+    message = (
+        r"charge 'inner-outer' has members in parameter groups .* group 0 \(inner\): .*; group 1 \(outer\): "
+    )
+    with pytest.raises(NoClosedLaw, match=message):
+        track(module, two_groups(module, **options), SMOOTH_CHARGES)
+
+
+def test_charges_within_their_own_groups_are_exact():
+    module = SmoothNetwork()
+    optimizer = two_groups(module, lr=0.02, weight_decay=0.1)
+    with track(module, optimizer, [SMOOTH_CHARGES[0], SMOOTH_CHARGES[2]]) as tracker:
+        loop(module, optimizer, 0, 30)
+    exact(tracker)
+    assert tracker.record["outer"].time[-1] == pytest.approx(0.6)
+
+
+def test_groups_that_agree_may_share_a_charge_until_a_schedule_parts_them():
+    module = SmoothNetwork()
+    optimizer = two_groups(module)
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        loop(module, optimizer, 0, 5)
+        optimizer.param_groups[1]["lr"] = 0.01
+        before = module.unit.detach().clone()
+        with pytest.raises(NoClosedLaw, match="charge 'inner-outer' has members in parameter groups"):
+            loop(module, optimizer, 5, 6)
+        assert torch.equal(module.unit, before)
+    exact(tracker)
+
+
+def test_half_of_a_charge_obeys_no_law(train):
+    def freeze(_, module, __):
+        module.inner.grad = None
+
+    with pytest.raises(
+        NoClosedLaw, match="charge 'inner-outer': inner got no gradient while its other members did"
+    ):
+        train(1, before_step=freeze, **MOMENTUM)
+
+
+def test_first_steps_at_different_times_obey_no_law_when_dampened():
+    for dampening in (0.0, 0.3):
+        module = SmoothNetwork()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, dampening=dampening)
+        module.outer.requires_grad_(False)
+        loop(module, optimizer, 0, 3)
+        module.outer.requires_grad_(True)
+        if dampening == 0:
+            tracker = track(module, optimizer, SMOOTH_CHARGES)
+            loop(module, optimizer, 3, 20)
+            exact(tracker)
+        else:
+            with pytest.raises(
+                NoClosedLaw, match="outer has no momentum buffer yet while its other members do"
+            ):
+                track(module, optimizer, [Rescale("r", {"inner": 0}, {"outer": 1})])
