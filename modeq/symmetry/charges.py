@@ -221,7 +221,7 @@ class Translation(Charge):
 
     References
     ----------
-    Kunin et al. 2021, arXiv 2012.04728, section 3 (translation symmetry).
+    Kunin et al. 2021, arXiv 2012.04728 (translation symmetry).
 
     Examples
     --------
@@ -283,7 +283,7 @@ class Scale(_Quadratic):
 
     References
     ----------
-    Kunin et al. 2021, arXiv 2012.04728, section 3 (scale symmetry).
+    Kunin et al. 2021, arXiv 2012.04728 (scale symmetry).
 
     Examples
     --------
@@ -315,7 +315,7 @@ class Rescale(_Quadratic):
 
     References
     ----------
-    Kunin et al. 2021, arXiv 2012.04728, section 3 (rescale symmetry).
+    Kunin et al. 2021, arXiv 2012.04728 (rescale symmetry).
 
     Examples
     --------

@@ -46,7 +46,7 @@ def common_step(
     Raises `NoClosedLaw` if the groups differ.
     """
     options = {
-        index: {key: _plain(optimizer.param_groups[index].get(key, False)) for key in _SHARED}
+        index: {key: float(optimizer.param_groups[index].get(key, False)) for key in _SHARED}
         for index in groups
     }
     first, *rest = options.values()
@@ -96,7 +96,3 @@ def buffers_of(
         )
     filled = {name: torch.zeros_like(parameters[name]) if b is None else b for name, b in held.items()}
     return filled, len(missing) == len(held)
-
-
-def _plain(value: Any) -> float:
-    return float(value)

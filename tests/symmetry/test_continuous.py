@@ -166,7 +166,7 @@ def test_second_order_from_any_buffer(degree, nesterov):
         rate = continuous_start(*discrete, step, degree=degree, first=False)
         state, worst = (1.0, rate), 0.0
         for k in range(n):
-            discrete = discrete_step(*discrete, step, 0.4, 0.4 if not nesterov else 0.4 / 1.0, degree=degree)
+            discrete = discrete_step(*discrete, step, 0.4, 0.4, degree=degree)
             state = continuous_step(*state, step, 0.4, degree=degree)
             if k > n // 4:
                 worst = max(worst, abs(discrete[0] - state[0]))
