@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import SMOOTH_CHARGES, SmoothNetwork, smooth_batch
+from smooth_network import SMOOTH_CHARGES, SmoothNetwork, smooth_batch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
