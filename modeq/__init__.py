@@ -17,6 +17,7 @@ _PUBLIC = {
         "InvalidMethod",
         "InvalidOrder",
         "InvalidProblem",
+        "InvalidSetting",
         "InvalidTree",
         "MissingDependency",
         "ModeqError",
@@ -34,6 +35,17 @@ _PUBLIC = {
     "symbolic.equation": ("ModifiedEquation", "modified_equation"),
     "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
     "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
+    "numeric.protocol": ("Problem", "SymbolicProblem"),
+    "numeric.torch_problem": ("TorchProblem",),
+    "numeric.trajectory": ("Trajectory",),
+    "numeric.iteration": ("iterate",),
+    "numeric.flows": ("exact_quadratic_flow", "flow"),
+    "numeric.comparison": ("Comparison", "ObservedOrder", "compare", "observed_order"),
+    "symmetry.charges": ("Rescale", "Scale", "Translation"),
+    "symmetry.continuous": ("damping_regime",),
+    "symmetry.laws": ("SGDStep",),
+    "symmetry.tracking": ("Tracker", "track"),
+    "study": ("Study", "study"),
 }
 _MODULES = ("plots", "testing")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -61,6 +73,19 @@ if TYPE_CHECKING:
     from modeq.methods.descent import GradientDescent as GradientDescent
     from modeq.methods.momentum import HeavyBall as HeavyBall
     from modeq.methods.momentum import Nesterov as Nesterov
+    from modeq.numeric.comparison import Comparison as Comparison
+    from modeq.numeric.comparison import ObservedOrder as ObservedOrder
+    from modeq.numeric.comparison import compare as compare
+    from modeq.numeric.comparison import observed_order as observed_order
+    from modeq.numeric.flows import exact_quadratic_flow as exact_quadratic_flow
+    from modeq.numeric.flows import flow as flow
+    from modeq.numeric.iteration import iterate as iterate
+    from modeq.numeric.protocol import Problem as Problem
+    from modeq.numeric.protocol import SymbolicProblem as SymbolicProblem
+    from modeq.numeric.torch_problem import TorchProblem as TorchProblem
+    from modeq.numeric.trajectory import Trajectory as Trajectory
+    from modeq.study import Study as Study
+    from modeq.study import study as study
     from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
     from modeq.symbolic.equation import modified_equation as modified_equation
     from modeq.symbolic.phase_space import PhaseSpaceForm as PhaseSpaceForm
@@ -69,3 +94,10 @@ if TYPE_CHECKING:
     from modeq.symbolic.rooted_trees import trees as trees
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
+    from modeq.symmetry.charges import Rescale as Rescale
+    from modeq.symmetry.charges import Scale as Scale
+    from modeq.symmetry.charges import Translation as Translation
+    from modeq.symmetry.continuous import damping_regime as damping_regime
+    from modeq.symmetry.laws import SGDStep as SGDStep
+    from modeq.symmetry.tracking import Tracker as Tracker
+    from modeq.symmetry.tracking import track as track

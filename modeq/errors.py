@@ -41,6 +41,10 @@ class InvalidProblem(ModeqError, ValueError):
     """A loss, field, network, data set or start that cannot be used as given."""
 
 
+class InvalidSetting(ModeqError, ValueError):
+    """A setting of the study that cannot be used, such as an unknown network or a negative learning rate."""
+
+
 class UnsupportedOptimizer(ModeqError, TypeError):
     """An optimizer, or a combination of its options, that modeq has no method or law for."""
 

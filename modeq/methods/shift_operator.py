@@ -56,8 +56,8 @@ class ShiftOperator:
             return [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
 
         A, B = elements(method.A), elements(method.B)
-        rows = elements(method.C) + elements(method.readout)
-        feedthrough = elements(method.D) + [[K.zero] * method.query_count]
+        rows = [*elements(method.C), *elements(method.readout)]
+        feedthrough = [*elements(method.D), [K.zero] * method.query_count]
         denominator, adjugate = _adjugate(A, K)
         numerators = []
         for row, direct in zip(rows, feedthrough, strict=True):
@@ -89,20 +89,23 @@ class ShiftOperator:
                     result[k][i][j] = sum((top[m] * inverse[k - m] for m in range(k + 1)), K.zero)
         return result
 
-    def collocation(self, nodes: Sequence[sp.Expr]) -> tuple[list[sp.Matrix], list[sp.Matrix]]:
+    def collocation(
+        self, nodes: Sequence[sp.Expr], positions: Sequence[sp.Expr] | None = None
+    ) -> tuple[list[sp.Matrix], list[sp.Matrix]]:
         """Return the operator on values at `nodes`, exact on polynomials of degree below their number.
 
         For a method whose queries are all at θ: from values F_c(n_l) of each colour c,
 
-            θ(n_j) − θ(0) = h Σ_c Σ_l M^c_jl F_c(n_l),    h⁻¹ dθ/dn (0) = Σ_c Σ_l d^c_l F_c(n_l).
+            θ(m_j) − θ(0) = h Σ_c Σ_l M^c_jl F_c(n_l),    h⁻¹ dθ/dn (0) = Σ_c Σ_l d^c_l F_c(n_l).
 
         Parameters
         ----------
-        nodes : sequence of distinct numbers or expressions, in steps
+        nodes : sequence of distinct numbers or expressions n_l, in steps
+        positions : the m_j; the nodes themselves by default
 
         Returns
         -------
-        Two lists with one entry per colour: the matrices M (nodes × nodes) and the rows d.
+        Two lists with one entry per colour: the matrices M (positions × nodes) and the rows d.
 
         Examples
         --------
@@ -113,6 +116,7 @@ class ShiftOperator:
         Matrix([[11/6, -7/6, 1/3]])
         """
         count = len(nodes)
+        at = list(nodes if positions is None else positions)
         laurent = self.laurent(count + 1)
         vandermonde = sp.Matrix(count, count, lambda row, k: nodes[row] ** k / sp.factorial(k))
         to_coefficients = vandermonde.inv()
@@ -129,11 +133,9 @@ class ShiftOperator:
             ]
             # n^k/k! goes to Σ_m g_{m-1} n^{k+1-m}/(k+1-m)!, less its value at n = 0.
             image = sp.Matrix(
+                len(at),
                 count,
-                count,
-                lambda row, k, g=g: sum(
-                    g[m] * nodes[row] ** (k + 1 - m) / sp.factorial(k + 1 - m) for m in range(k + 1)
-                ),
+                lambda row, k, g=g: sum(g[m] * at[row] ** (k + 1 - m) / sp.factorial(k + 1 - m) for m in range(k + 1)),
             )
             matrices.append((image * to_coefficients).applyfunc(sp.cancel))
             rows.append((sp.Matrix([g[:count]]) * to_coefficients).applyfunc(sp.cancel))

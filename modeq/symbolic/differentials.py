@@ -23,7 +23,7 @@ class ElementaryDifferential(sp.AtomicExpr):  # type: ignore[misc]
     is_commutative = True
     tree: Tree
 
-    def __new__(cls, tree: Tree) -> "ElementaryDifferential":
+    def __new__(cls, tree: Tree) -> "ElementaryDifferential":  # noqa: D102
         self: ElementaryDifferential = super().__new__(cls)
         self.tree = tree
         return self

@@ -65,8 +65,7 @@ def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Memb
         index, groups = axis if isinstance(axis, tuple | list) and len(axis) == 2 else (axis, None)
         if any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
             raise InvalidCharge(
-                f"{owner}: the axis of {parameter!r} is {axis!r}; "
-                "give an integer, a pair (axis, groups), or None"
+                f"{owner}: the axis of {parameter!r} is {axis!r}; give an integer, a pair (axis, groups), or None"
             )
         members.append(Member(parameter, index, groups, sign))
     return tuple(members)
@@ -125,9 +124,7 @@ class Charge:
                 )
             tied = [other for other, seen in found.items() if seen is known[name]]
             if tied:
-                raise InvalidCharge(
-                    f"charge {self.name!r}: {tied[0]!r} and {name!r} are the same tensor; name it once"
-                )
+                raise InvalidCharge(f"charge {self.name!r}: {tied[0]!r} and {name!r} are the same tensor; name it once")
             found[name] = known[name]
         self.count(found)
         return found
@@ -195,9 +192,7 @@ class Charge:
         return {"parameters": self.members}
 
     def __repr__(self) -> str:
-        first, *rest = (
-            (key, "{" + ", ".join(map(str, members)) + "}") for key, members in self._tables().items()
-        )
+        first, *rest = ((key, "{" + ", ".join(map(str, members)) + "}") for key, members in self._tables().items())
         tables = [
             first[1] if not rest else f"{first[0]}={first[1]}",
             *(f"{key}={text}" for key, text in rest),

@@ -238,6 +238,4 @@ def _propagator(friction: float, stiffness: float) -> NDArray[np.float64]:
 
 def _refuse_decoupled(step: SGDStep) -> None:
     if step.decoupled and step.weight_decay:
-        raise NoClosedLaw(
-            f"no continuous law is known here for decoupled decay, got {step}; use discrete_step"
-        )
+        raise NoClosedLaw(f"no continuous law is known here for decoupled decay, got {step}; use discrete_step")

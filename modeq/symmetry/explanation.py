@@ -9,9 +9,7 @@ from modeq.symmetry.records import ChargeRecord
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def explain_residual(
-    charge: Charge, record: ChargeRecord, defect: float, module: nn.Module, epsilon: float
-) -> str:
+def explain_residual(charge: Charge, record: ChargeRecord, defect: float, module: nn.Module, epsilon: float) -> str:
     """Return one sentence on the largest residual of a charge against its exact discrete law.
 
     Parameters

@@ -29,9 +29,7 @@ def digits_cnn_charges(*, bias: bool = False, channels: tuple[int, int] = (8, 16
         Scale("conv1", {"conv1.weight": 0}),
         Scale("conv2", {"conv2.weight": 0}),
         Rescale("bn1-conv2", incoming={"bn1.weight": 0, "bn1.bias": 0}, outgoing={"conv2.weight": 1}),
-        Rescale(
-            "bn2-fc", incoming={"bn2.weight": 0, "bn2.bias": 0}, outgoing={"fc.weight": (1, channels[1])}
-        ),
+        Rescale("bn2-fc", incoming={"bn2.weight": 0, "bn2.bias": 0}, outgoing={"fc.weight": (1, channels[1])}),
         Translation("fc", {"fc.weight": 1}),
         Translation("fc bias", {"fc.bias": None}),
     )

@@ -153,9 +153,7 @@ def discrete_response(step: SGDStep, steps: int, *, degree: int) -> NDArray[np.f
     [0.0, 1.0, 1.25, 1.3125]
     """
     if step.nesterov or (step.decoupled and step.weight_decay):
-        raise NoClosedLaw(
-            f"closed form asked for {step}; it covers coupled heavy ball: iterate discrete_step"
-        )
+        raise NoClosedLaw(f"closed form asked for {step}; it covers coupled heavy ball: iterate discrete_step")
     beta, x = _beta_and_x(step, degree)
     j = np.arange(steps + 1.0)
     if beta == 0:

@@ -47,9 +47,7 @@ class RunningLaws:
     def advance(self, step: SGDStep, forcing: Any, cross: Any, *, first: bool, defect: Any) -> None:
         """Advance every law by one step; the arguments are those of `discrete_step`."""
         before = self._states["discrete"]
-        states = {
-            law: self._continuous(law, before, step, forcing, first) for law in ("article", "corrected")
-        }
+        states = {law: self._continuous(law, before, step, forcing, first) for law in ("article", "corrected")}
         for law, broken in (("discrete", 0.0), ("with_defect", defect)):
             states[law] = discrete_step(
                 *self._states[law], step, forcing, cross, degree=self.degree, first=first, defect=broken

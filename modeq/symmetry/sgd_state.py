@@ -22,9 +22,7 @@ def require_sgd(optimizer: Any) -> torch.optim.SGD:
     return optimizer
 
 
-def groups_of(
-    optimizer: torch.optim.SGD, charge: str, parameters: Mapping[str, Tensor]
-) -> dict[int, list[str]]:
+def groups_of(optimizer: torch.optim.SGD, charge: str, parameters: Mapping[str, Tensor]) -> dict[int, list[str]]:
     """Return which parameter groups hold the parameters of a charge; raises `InvalidCharge`."""
     owner = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     found: dict[int, list[str]] = {}
@@ -38,16 +36,13 @@ def groups_of(
     return found
 
 
-def common_step(
-    optimizer: torch.optim.SGD, charge: str, groups: Mapping[int, list[str]]
-) -> tuple[SGDStep, float]:
+def common_step(optimizer: torch.optim.SGD, charge: str, groups: Mapping[int, list[str]]) -> tuple[SGDStep, float]:
     """Return the step that all members of a charge take and the sign of its gradients (−1: maximize).
 
     Raises `NoClosedLaw` if the groups differ.
     """
     options = {
-        index: {key: float(optimizer.param_groups[index].get(key, False)) for key in _SHARED}
-        for index in groups
+        index: {key: float(optimizer.param_groups[index].get(key, False)) for key in _SHARED} for index in groups
     }
     first, *rest = options.values()
     if any(other != first for other in rest):

@@ -17,9 +17,7 @@ from modeq.symmetry.sgd_state import require_sgd
 _VERSION = 1
 
 
-def track(
-    module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int = 1
-) -> "Tracker":
+def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int = 1) -> "Tracker":
     r"""Follow charges of a module while an unmodified `torch.optim.SGD` trains it.
 
     From the moment of this call each charge is predicted open loop, N_{n+1} = law(N_n), where only the
@@ -84,9 +82,7 @@ class Tracker:
         A row is recorded each time this many steps have passed.
     """
 
-    def __init__(
-        self, module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int
-    ) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int) -> None:
         self.charges = tuple(charges)
         self.every = every
         self.steps = 0
@@ -132,9 +128,7 @@ class Tracker:
 
     @torch.no_grad()
     def _observe(self) -> None:
-        gradients = [
-            p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
+        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
         size = 0.0
         if self.steps % self.every == 0:
             size = float(torch.nn.utils.get_total_norm(gradients))
@@ -222,9 +216,7 @@ class Tracker:
             raise InvalidCharge(f"tracker state has version {state['version']}; this modeq reads {_VERSION}")
         saved = tuple(Charge.from_dict(data) for data in state["charges"])
         if saved != self.charges:
-            raise InvalidCharge(
-                f"tracker state is of the charges {saved}, this tracker follows {self.charges}"
-            )
+            raise InvalidCharge(f"tracker state is of the charges {saved}, this tracker follows {self.charges}")
         self.every, self.steps = state["every"], state["steps"]
         self._rows = state["rows"].tolist()
         for name, followed in self._followed.items():

@@ -103,9 +103,7 @@ def tanh_network(
     return _dense(seed, nn.Tanh, widths, dtype)
 
 
-def _dense(
-    seed: int, activation: type[nn.Module], widths: tuple[int, int], dtype: torch.dtype
-) -> nn.Sequential:
+def _dense(seed: int, activation: type[nn.Module], widths: tuple[int, int], dtype: torch.dtype) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _sequence(

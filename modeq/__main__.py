@@ -1,0 +1,7 @@
+"""``python -m modeq``: the command line."""
+
+import sys
+
+from modeq.cli import main
+
+sys.exit(main())

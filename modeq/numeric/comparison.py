@@ -1,0 +1,407 @@
+"""Trajectories side by side: the optimizer against the equations it is said to follow, and observed orders."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from modeq.errors import (
+    Diverged,
+    IllPosed,
+    InvalidMethod,
+    InvalidProblem,
+    ModeqError,
+    NoTimeDerivativeForm,
+    OutsideSeriesLimit,
+)
+from modeq.methods.base import GeneralLinearMethod
+from modeq.numeric.fields import FieldName
+from modeq.numeric.flows import Layer, exact_quadratic_flow, flow, require_series_limit
+from modeq.numeric.iteration import iterate
+from modeq.numeric.protocol import Problem, Vector, largest_curvature
+from modeq.numeric.trajectory import Trajectory
+from modeq.symbolic.equation import modified_equation
+from modeq.symbolic.phase_space import phase_space_form
+from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.temporal import time_derivative_form
+
+FormName = Literal["field", "time", "rest", "phase", "exact"]
+_DERIVE: dict[str, Any] = {
+    "field": modified_equation,
+    "time": time_derivative_form,
+    "rest": time_derivative_form,
+    "phase": phase_space_form,
+}
+TITLES = {
+    "field": "vector field, order {}",
+    "time": "time derivatives, order {}",
+    "rest": "time derivatives, order {}, from rest",
+    "phase": "phase space, order {}",
+    "exact": "exact on quadratics",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One continuous law beside the optimizer.
+
+    Attributes
+    ----------
+    method, form, order : what was integrated ("exact" has order 0)
+    error : the largest |θ_flow − θ_optimizer| over all steps and parameters; None if there is none
+    late_error : the same over the second half of the steps, when the initial layer of a method with
+        momentum, which no vector field on the parameters can follow, has died out
+    trajectory : the flow at the steps; None if there is none
+    note : why there is none, else empty
+    """
+
+    method: str
+    form: FormName
+    order: int
+    error: float | None = None
+    late_error: float | None = None
+    trajectory: Trajectory | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """How tables and figures call it."""
+        if self.form == "field" and self.order == 1:
+            return "gradient flow"
+        return TITLES[self.form].format(self.order)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """The optimizers and the laws that were compared with them; see :func:`compare`.
+
+    Attributes
+    ----------
+    h, steps : learning rate and number of steps
+    iterates : the optimizer's own trajectory, per method
+    entries : one :class:`Entry` for each method and law
+    """
+
+    h: float
+    steps: int
+    iterates: dict[str, Trajectory]
+    entries: tuple[Entry, ...]
+
+    @property
+    def errors(self) -> dict[tuple[str, str, int], float | None]:
+        """The largest error of each (method, form, order); None where the law means nothing."""
+        return {(entry.method, entry.form, entry.order): entry.error for entry in self.entries}
+
+    def table(self) -> str:
+        """Return the errors as a text table.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=10, orders=(1, 2), forms=["field"])
+        >>> print(result.table())
+        GradientDescent(), h = 0.1, 10 steps: largest error over all steps, over their second half
+          gradient flow                          1.92e-02  1.92e-02
+          vector field, order 2                  1.26e-03  1.26e-03
+        """
+        lines = []
+        for method in self.iterates:
+            lines.append(
+                f"{method}, h = {self.h:g}, {self.steps} steps: largest error over all steps, over their second half"
+            )
+            for entry in self.entries:
+                if entry.method == method:
+                    value = entry.note if entry.error is None else f"{entry.error:.2e}  {entry.late_error:.2e}"
+                    lines.append(f"  {entry.title:<38} {value}")
+        return "\n".join(lines)
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> list[Any]:
+        """Plot error against step, one line for each law; return the artists."""
+        from modeq import plots
+
+        curves = {}
+        for entry in self.entries:
+            if entry.trajectory is not None:
+                label = entry.title if len(self.iterates) == 1 else f"{entry.method}: {entry.title}"
+                curves[label] = step_errors(entry.trajectory, self.iterates[entry.method])
+        return plots.plot_errors(curves, ax=ax, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.iterates)} method(s), {len(self.entries)} laws, h={self.h:g}, steps={self.steps})"
+
+
+def step_errors(flowed: Trajectory, iterates: Trajectory) -> Vector:
+    """The largest |θ_flow − θ_optimizer| over the parameters, at each step both have."""
+    points = min(len(flowed.y), len(iterates.y))
+    return np.max(abs(flowed.y[:points] - iterates.y[:points]), axis=1)
+
+
+def compare(
+    methods: GeneralLinearMethod | Sequence[GeneralLinearMethod],
+    problem: Problem,
+    start: Any = None,
+    *,
+    h: float,
+    steps: int,
+    orders: Sequence[int] | Mapping[str, Sequence[int]] = (1, 2, 3),
+    forms: Sequence[FormName] = ("field", "time", "phase", "exact"),
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+    progress: bool = True,
+) -> Comparison:
+    """Run optimizers, and every form of their modified equations beside them.
+
+    Parameters
+    ----------
+    methods : one method, or several
+    problem, start : the problem, and θ₀ in a form it takes
+    h : positive number; steps : positive int
+    orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
+        of f to D^{p−1}
+    forms : which forms; "rest" is the time-derivative form started at rest. A vector field of order ≥ 2
+        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a method that has no such form are noted likewise, and
+        "exact" is left out for losses that are not quadratic.
+    rtol, atol : tolerances of the integrator
+    progress : bool
+        Whether to show progress on stderr, if that is a terminal.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InvalidMethod, InvalidProblem, Diverged
+        The last if an optimizer itself leaves the finite numbers.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+    >>> result = compare(mq.HeavyBall(momentum=0.9), problem, [1.0], h=0.01, steps=50, forms=["field", "phase"])
+    >>> result.errors["HeavyBall(momentum=9/10)", "field", 2] is None
+    True
+    >>> bool(result.errors["HeavyBall(momentum=9/10)", "phase", 3] < 1e-6)
+    True
+    """
+    chosen = [methods] if isinstance(methods, GeneralLinearMethod) else list(methods)
+    unknown = [form for form in forms if form not in TITLES]
+    if unknown:
+        raise InvalidProblem(f"forms has {unknown[0]!r}: choose from {list(TITLES)}")
+    if len({repr(method) for method in chosen}) < len(chosen):
+        raise InvalidMethod(f"methods repeats one of {chosen}: name each once")
+    theta = problem.start(start)
+    iterates, entries = {}, []
+    cases = [(method, form, order) for method in chosen for form, order in _laws(forms, orders, problem)]
+    for method in chosen:
+        iterates[repr(method)] = iterate(method, problem, theta, h=h, steps=steps)
+    for method, form, order in tqdm(cases, desc="comparing", disable=None if progress else True):
+        entries.append(_entry(method, form, order, problem, theta, h, iterates[repr(method)], rtol, atol))
+    return Comparison(h, steps, iterates, tuple(entries))
+
+
+def _laws(
+    forms: Sequence[FormName], orders: Sequence[int] | Mapping[str, Sequence[int]], problem: Problem
+) -> Iterator[tuple[FormName, int]]:
+    for form in forms:
+        if form == "exact":
+            if getattr(problem, "is_quadratic", False):
+                yield form, 0
+            continue
+        for order in orders[form] if isinstance(orders, Mapping) else orders:
+            # To first order the time-derivative form is the gradient flow once more.
+            if not (form in ("time", "rest") and checked_order(order) == 1 and "field" in forms):
+                yield form, order
+
+
+def _entry(
+    method: GeneralLinearMethod,
+    form: FormName,
+    order: int,
+    problem: Problem,
+    theta: Vector,
+    h: float,
+    iterates: Trajectory,
+    rtol: float,
+    atol: float,
+) -> Entry:
+    time = float(iterates.t[-1])
+    try:
+        if form == "exact":
+            flowed = exact_quadratic_flow(method, problem, theta, h=h, time=time)
+        else:
+            flowed = flow(
+                _DERIVE[form](method, order),
+                problem,
+                theta,
+                h=h,
+                time=time,
+                initial_layer=form != "rest",
+                rtol=rtol,
+                atol=atol,
+            )
+    except OutsideSeriesLimit:
+        return Entry(repr(method), form, order, note="outside its series limit")
+    except (IllPosed, NoTimeDerivativeForm):
+        return Entry(repr(method), form, order, note="no well-posed equation")
+    except Diverged:
+        return Entry(repr(method), form, order, note="the flow diverges")
+    except ModeqError as error:
+        return Entry(repr(method), form, order, note=str(error))
+    errors = step_errors(flowed, iterates)
+    late = errors[len(errors) // 2 :]
+    return Entry(repr(method), form, order, float(np.max(errors)), float(np.max(late)), flowed)
+
+
+@dataclass(frozen=True)
+class ObservedOrder:
+    """How fast the error falls with the step size; see :func:`observed_order`.
+
+    Attributes
+    ----------
+    step_sizes, errors : the learning rates, and the largest error of the trajectory at each
+    slopes : log₂ ratios of successive errors (scaled to the ratio of the step sizes)
+    expected : the slope that the coefficients predict
+    window : the largest and the smallest h·λ_max used, as fractions of the series limit
+    noise_floor : errors below this are rounding and integration errors, and have no slope
+    """
+
+    step_sizes: tuple[float, ...]
+    errors: tuple[float, ...]
+    slopes: tuple[float, ...]
+    expected: int
+    window: tuple[float, float]
+    noise_floor: float
+
+
+def observed_order(
+    method: GeneralLinearMethod,
+    problem: Problem,
+    start: Any = None,
+    *,
+    time: float,
+    order: int,
+    step_sizes: Sequence[float] | None = None,
+    form: FormName = "field",
+    field: FieldName = "auto",
+    initial_layer: Layer = True,
+    halvings: int = 4,
+) -> ObservedOrder:
+    """Measure the order with which a modified equation follows the optimizer itself.
+
+    Parameters
+    ----------
+    method, problem, start : as in :func:`modeq.flow`
+    time : positive number
+        The length of the trajectories, in units of h·n. The largest error over each counts, for a vector
+        field from the time on at which the initial layer has died out at the largest step size.
+    order : positive int
+        The truncation order.
+    step_sizes : decreasing sequence, optional
+        By default `halvings` halvings from 0.2 times the series limit over λ_max, rounded so that `time` is
+        a whole number of steps.
+    form, field, initial_layer : as in :func:`modeq.flow`
+    halvings : int
+
+    Returns
+    -------
+    ObservedOrder
+
+    Notes
+    -----
+    Only smooth losses have clean slopes (tanh, not ReLU). Flows are integrated to rtol = 1e-13.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(sp.cos(x) + x**2, [x])
+    >>> result = observed_order(mq.GradientDescent(), problem, [1.0], time=1.0, order=2)
+    >>> result.expected, [round(slope, 1) for slope in result.slopes]
+    (2, [2.0, 2.0, 2.0, 2.0])
+    """
+    if form not in _DERIVE:
+        raise InvalidProblem(f"form is {form!r}: it must be one of {list(_DERIVE)}")
+    theta = problem.start(start)
+    limit, curvature = float(method.series_limit()), largest_curvature(problem, theta)
+    layer_steps = _layer_steps(method) if form == "field" else 0
+    if step_sizes is None:
+        if not curvature > 0:
+            raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
+        steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
+        step_sizes = [time / (steps * 2**k) for k in range(halvings + 1)]
+    sizes = tuple(float(size) for size in step_sizes)
+    if len(sizes) < 2 or any(b >= a for a, b in pairwise(sizes)):
+        raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
+    settled = layer_steps * sizes[0]
+    if settled > 0.8 * time:
+        raise InvalidProblem(
+            f"time is {time:g}, but at h = {sizes[0]:g} the initial layer of {method} lasts until {settled:.3g}: take "
+            "a longer time or smaller step_sizes"
+        )
+    equation = _DERIVE[form](method, order)
+    if form == "field" and order > 1:
+        require_series_limit(method, problem, theta, sizes[0])
+    errors, scale = [], 0.0
+    for h in sizes:
+        iterates = iterate(method, problem, theta, h=h, steps=round(time / h))
+        flowed = flow(
+            equation,
+            problem,
+            theta,
+            h=h,
+            time=float(iterates.t[-1]),
+            field=field,
+            initial_layer=initial_layer,
+            rtol=1e-13,
+            atol=1e-15,
+            series_limit=False,
+        )
+        counted = iterates.t >= settled * (1 - 1e-12)
+        errors.append(float(np.max(step_errors(flowed, iterates)[counted])))
+        scale = max(scale, float(np.max(abs(iterates.y))))
+    slopes = tuple(
+        float(np.log(max(a, 1e-300) / max(b, 1e-300)) / np.log(g / h))
+        for (a, b), (g, h) in zip(pairwise(errors), pairwise(sizes), strict=True)
+    )
+    window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
+    expected = expected_order(method, order, initial_layer) if form == "field" else order
+    return ObservedOrder(sizes, tuple(errors), slopes, expected, window, 1e-12 * scale)
+
+
+def _layer_steps(method: GeneralLinearMethod) -> int:
+    """The number of steps in which the parasitic parts fall below rounding."""
+    roots = [abs(complex(root)) for root in method.parasitic_polynomial.nroots(n=30)] if method.state_count > 1 else []
+    radius = max(roots, default=0.0)
+    return int(np.ceil(np.log(1e-17) / np.log(radius))) if radius > 0 else method.state_count - 1
+
+
+def expected_order(method: GeneralLinearMethod, order: int, initial_layer: Layer = True, search: int = 4) -> int:
+    """Return the k of the error O(hᵏ) of the flow of truncation order p, from the exact coefficients.
+
+    The first neglected terms: of the field those with k + 1 vertices, of the initial layer (through
+    h^{p−1}, or as given) those with k vertices.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> expected_order(mq.GradientDescent(), 2), expected_order(mq.HeavyBall(momentum=0.5), 3, initial_layer=1)
+    (2, 2)
+    """
+    included = order - 1 if initial_layer is True else int(initial_layer)
+    equation = modified_equation(method, order + search)
+    layer = equation.initial_layer(included + 1)
+    in_field = [t.order - 1 for t, c in equation.coefficients.items() if t.order > order and c != 0]
+    in_layer = [t.order for t, c in layer.coefficients.items() if t.order > included and c != 0]
+    neglected = in_field + in_layer
+    if not neglected:
+        raise InvalidMethod(
+            f"no neglected term was found through order {order + search} of {method}: give a larger search"
+        )
+    return min(neglected)

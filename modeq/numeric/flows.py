@@ -1,0 +1,371 @@
+"""Integrate a modified equation, in any of its forms, with SciPy's DOP853."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp
+
+from modeq.errors import InvalidProblem, OutsideSeriesLimit
+from modeq.methods.base import GeneralLinearMethod
+from modeq.numeric.fields import FieldName, modified_field, require_numbers, series_value
+from modeq.numeric.iteration import iterate
+from modeq.numeric.jets import PathDerivatives, path_derivatives
+from modeq.numeric.protocol import Problem, SymbolicProblem, Vector, largest_curvature
+from modeq.numeric.trajectory import Trajectory
+from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.phase_space import PhaseSpaceForm
+from modeq.symbolic.temporal import TimeDerivativeForm
+
+Form = ModifiedEquation | TimeDerivativeForm | PhaseSpaceForm
+Layer = bool | int
+
+
+@dataclass(frozen=True)
+class _System:
+    """A first-order system du/dt = rhs(u) and its start; the first `size` entries of u are θ."""
+
+    right_hand_side: Callable[[Vector], Vector]
+    start: Vector
+    name: str
+
+
+def flow(
+    form: Form,
+    problem: Problem,
+    start: Any = None,
+    *,
+    h: float,
+    time: float,
+    field: FieldName = "auto",
+    initial_layer: Layer = True,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+    series_limit: bool = True,
+    check: bool = True,
+) -> Trajectory:
+    """Integrate a modified equation on a problem.
+
+    Parameters
+    ----------
+    form : ModifiedEquation, TimeDerivativeForm or PhaseSpaceForm
+        With numbers for the symbols of its method.
+    problem, start : the problem, and θ₀ in a form it takes
+    h : positive number
+        The learning rate.
+    time : positive number
+        The end, in units of h·n: `time` = h·steps reaches step number `steps`.
+    field : see :func:`modeq.numeric.fields.modified_field`
+        How the field is evaluated; in the phase-space form, whether its derivatives along the path are
+        written out ("lambdify") or found from gradients ("gradients").
+    initial_layer : bool or int
+        Where to start. True: where the optimizer's own first step puts the flow, to the order of the
+        equation (for the time-derivative form the right first derivative, for the phase-space form so
+        that it passes through the first iterates). False: at θ₀, at rest. An integer, for a
+        `ModifiedEquation`: the initial layer through that power of h.
+    rtol, atol : tolerances of the integrator
+    series_limit : bool
+        Whether to refuse a `ModifiedEquation` of order ≥ 2, or a `TimeDerivativeForm` of order ≥ 3 (which
+        starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit.
+    check : bool
+        Whether to raise `Diverged` if the integration fails, or to return what there is.
+
+    Returns
+    -------
+    Trajectory
+        At the times 0, h, 2h, …, `time`; ``nfev`` counts evaluations of the form's right-hand side.
+
+    Raises
+    ------
+    InvalidMethod, InvalidProblem, OutsideSeriesLimit, IllPosed, Diverged
+
+    Examples
+    --------
+    The second-order flow of gradient descent on x²/2 decays at the rate 1 + h/2:
+
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+    >>> equation = mq.modified_equation(mq.GradientDescent(), order=2)
+    >>> end = flow(equation, problem, [1.0], h=0.1, time=1.0).y[-1, 0]
+    >>> bool(abs(end - np.exp(-1.05)) < 1e-9)
+    True
+    """
+    require_numbers(form.method)
+    h, time = _positive(h, "h"), _positive(time, "time")
+    theta = problem.start(start)
+    slow = (isinstance(form, ModifiedEquation) and form.order > 1) or (
+        isinstance(form, TimeDerivativeForm) and form.order > 2
+    )
+    if series_limit and slow:
+        require_series_limit(form.method, problem, theta, h)
+    if isinstance(form, ModifiedEquation):
+        system = _vector_field_system(form, problem, theta, h, field, initial_layer)
+    elif isinstance(form, TimeDerivativeForm):
+        system = _time_derivative_system(form, problem, theta, h, initial_layer)
+    elif isinstance(form, PhaseSpaceForm):
+        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol)
+    else:
+        raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
+    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
+    if time - times[-1] > 1e-9 * h:
+        times = np.append(times, time)
+    trajectory = _integrate(system, times, problem.size, rtol, atol)
+    return trajectory.checked() if check else trajectory
+
+
+def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float) -> None:
+    """Raise `OutsideSeriesLimit` if h·λ_max at θ is beyond the method's series limit."""
+    limit = float(method.series_limit())
+    # Weight decay inside the gradient adds to the curvature.
+    curvature = largest_curvature(problem, theta) + _decay_rate(method)
+    if h * curvature >= limit:
+        raise OutsideSeriesLimit(
+            f"h·λ_max = {h * curvature:.4g} at the start is beyond the series limit {limit:.4g} of {method}, where the "
+            f"modified vector field means nothing; use phase_space_form, order=1, or h < {limit / curvature:.3g}"
+        )
+
+
+def _positive(value: Any, argument: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{argument} is {value!r}: give a positive number") from error
+    if not (np.isfinite(number) and number > 0):
+        raise InvalidProblem(f"{argument} is {value!r}: give a positive number")
+    return number
+
+
+def _integrate(system: _System, times: Vector, size: int, rtol: float, atol: float) -> Trajectory:
+    with np.errstate(over="ignore", invalid="ignore"):
+        solution = solve_ivp(
+            lambda t, u: system.right_hand_side(u),
+            (times[0], times[-1]),
+            system.start,
+            method="DOP853",
+            t_eval=times,
+            rtol=rtol,
+            atol=atol,
+        )
+    y = solution.y[:size].T
+    finite = bool(np.all(np.isfinite(y))) and len(y) == len(times)
+    status = 0 if solution.success and finite else -1
+    message = str(solution.message) if finite or not solution.success else "the flow left the finite numbers"
+    return Trajectory(solution.t, y, int(solution.nfev), status, message, system.name)
+
+
+def _vector_field_system(
+    equation: ModifiedEquation, problem: Problem, theta: Vector, h: float, field: FieldName, initial_layer: Layer
+) -> _System:
+    right_hand_side = modified_field(equation, problem, h, field)
+    order = equation.order - 1 if initial_layer is True else int(initial_layer)
+    layer = equation.initial_layer(order)
+    start = theta + series_value(layer, problem, theta, h)
+    return _System(right_hand_side, start, f"modified field of order {equation.order}")
+
+
+def _decay_rate(method: GeneralLinearMethod) -> float:
+    return float(sum(method.decay.values()))
+
+
+def _time_derivative_system(
+    form: TimeDerivativeForm, problem: Problem, theta: Vector, h: float, initial_layer: Layer
+) -> _System:
+    """The state is θ, hθ', …, h^{p−1}θ^{(p−1)}."""
+    form.require_well_posed()
+    c = [float(value) for value in form.coefficients]
+    d = [h * _decay_rate(form.method) * float(value) for value in form.decay_coefficients] or [0.0] * form.order
+    size = theta.size
+
+    def right_hand_side(u: Vector) -> Vector:
+        levels = u.reshape(form.order, size)
+        highest = h * problem.field(levels[0])
+        for k in range(form.order):
+            highest -= (d[k] + (c[k - 1] if k else 0.0)) * levels[k]
+        return np.concatenate([*levels[1:], highest / c[-1]]) / h
+
+    start = np.zeros((form.order, size))
+    start[0] = theta
+    if initial_layer:
+        start[0] = theta + series_value(form.start[0], problem, theta, h)
+        for k, series in enumerate(form.start[1:], start=1):
+            start[k] = h**k * series_value(series, problem, start[0], h)
+    return _System(right_hand_side, start.ravel(), f"time-derivative form of order {form.order}")
+
+
+def _phase_space_system(
+    form: PhaseSpaceForm,
+    problem: Problem,
+    theta: Vector,
+    h: float,
+    field: FieldName,
+    initial_layer: Layer,
+    rtol: float,
+) -> _System:
+    """The state is θ, Dθ, …, D^{m−1}θ with D the derivative per step."""
+    q, r = form.numbers()
+    m, size = len(q), theta.size
+    derivatives = path_derivatives(problem, max(form.order - 1, m - 1), field)
+    solver = _HighestDerivative(q, r, form, derivatives, h, tolerance=1e-2 * rtol)
+
+    def right_hand_side(u: Vector) -> Vector:
+        levels = u.reshape(m, size)
+        return np.concatenate([*levels[1:], solver(levels)]) / h
+
+    start = np.zeros((m, size))
+    start[0] = theta
+    system = _System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
+    if initial_layer and m > 1:
+        points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
+        system = _System(right_hand_side, _through_iterates(system, points, q, h), system.name)
+    return system
+
+
+class _HighestDerivative:
+    """Solve q(D)θ = h Σ_c Σ_k r_k^c D^k f_c for D^mθ, the derivatives of f taken along the flow itself.
+
+    The unknown derivatives D^mθ, …, D^Kθ of the path obey the equation and its derivatives, cut where
+    D^{K+1} f would be needed; the system is solved by fixed-point sweeps, which contract like h·r_k.
+    """
+
+    def __init__(
+        self,
+        q: list[float],
+        r: dict[int, list[float]],
+        form: PhaseSpaceForm,
+        derivatives: PathDerivatives,
+        h: float,
+        tolerance: float,
+    ) -> None:
+        self.q, self.r, self.h, self.derivatives, self.tolerance = q, r, h, derivatives, tolerance
+        self.decay = {colour: float(rate) for colour, rate in form.method.decay.items()}
+        self.levels = max(form.order - 1, len(q))  # highest derivative of the path that is kept
+
+    def __call__(self, known: Vector) -> Vector:
+        m, top = len(self.q), self.levels
+        path = np.zeros((top + 1, known.shape[1]))
+        path[:m] = known
+        change = np.inf
+        for _ in range(100):
+            old = path[m:].copy()
+            F = self.derivatives(path[: max(len(self.r[0]), m)])
+            for j in range(top - m + 1):
+                total = -sum(self.q[i] * path[i + 1 + j] for i in range(m - 1))
+                for colour, r in self.r.items():
+                    for k in range(len(r)):
+                        if k + j <= len(r) - 1:
+                            value = -self.decay[colour] * path[k + j] if colour in self.decay else F[k + j]
+                            total = total + self.h * r[k] * value
+                path[m + j] = total / self.q[-1]
+            previous, change = change, np.max(abs(path[m:] - old))
+            # With one or two terms of r nothing is implicit; later sweeps end when they only move rounding.
+            if len(self.r[0]) <= m or change <= self.tolerance * np.max(abs(path[1:])) or change >= previous:
+                break
+        return path[m]
+
+
+def _through_iterates(system: _System, points: Vector, q: list[float], h: float) -> Vector:
+    """The start from which the flow passes through the first iterates, by a simplified Newton iteration.
+
+    The derivative of the flow at n = 1, …, m − 1 with respect to Dθ, …, D^{m−1}θ is that of q(D)θ = 0.
+    """
+    m, size = len(q), points.shape[1]
+    companion = np.diag(np.ones(m - 1), 1)
+    companion[-1, 1:] = [-c / q[-1] for c in q[:-1]]
+    values, vectors = np.linalg.eig(companion)
+    inverse = np.linalg.inv(vectors)
+    jacobian = np.array([((vectors * np.exp(values * n)) @ inverse).real[0, 1:] for n in range(1, m)])
+    correction = np.linalg.inv(jacobian)
+    start = system.start.reshape(m, size).copy()
+    scale = max(np.max(abs(points[1:] - points[0])), 1e-300)
+    times = h * np.arange(m, dtype=np.float64)
+    best = np.inf
+    for _ in range(60):
+        reached = _integrate(
+            _System(system.right_hand_side, start.ravel(), system.name), times, size, rtol=1e-12, atol=1e-14 * scale
+        ).checked()
+        miss = points[1:] - reached.y[1:]
+        if not np.max(abs(miss)) < 0.9 * best:
+            break
+        best = float(np.max(abs(miss)))
+        start[1:] += correction @ miss
+        if best <= 1e-13 * scale:
+            break
+    return start.ravel()
+
+
+def exact_quadratic_flow(
+    method: GeneralLinearMethod, problem: Problem, start: Any = None, *, h: float, time: float
+) -> Trajectory:
+    """Return the exact continuous law of a method on a quadratic loss: the logarithm of its one-step map.
+
+    With the affine one-step map X⁺ = M X in (states, 1), X(t) = exp((t/h) log M) X₀, which passes through
+    every iterate. For gradient descent this is the principal flow h⁻¹ log(I − hH)(θ − θ*) of Rosca et al.
+    2023 (arXiv 2302.01952). Where log M is complex (an eigenvalue of M is negative) the real part is returned.
+
+    Raises
+    ------
+    InvalidProblem
+        If the loss is no quadratic, or M is singular.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+    >>> exact_quadratic_flow(mq.GradientDescent(), problem, [1.0], h=0.5, time=1.0).y.ravel().round(12).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    require_numbers(method)
+    h, time = _positive(h, "h"), _positive(time, "time")
+    theta = problem.start(start)
+    if not isinstance(problem, SymbolicProblem) or not problem.is_quadratic:
+        raise InvalidProblem(f"the exact flow exists on quadratic losses; {problem!r} is none")
+    step, first = _affine_step(method, problem, theta, h)
+    values, vectors = np.linalg.eig(step)
+    if np.min(abs(values)) < 1e-14 or np.linalg.cond(vectors) > 1e12:
+        raise InvalidProblem(
+            f"the one-step map of {method} at h = {h} is singular or not diagonalisable, so that its logarithm "
+            "cannot be computed reliably; change h a little"
+        )
+    coefficients = np.linalg.solve(vectors, first.astype(complex))
+    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
+    states = [(vectors * np.exp(np.log(values.astype(complex)) * t / h)) @ coefficients for t in times]
+    readout = np.array(method.readout.tolist(), dtype=np.float64)[0]
+    y = np.array([readout @ state[:-1].reshape(method.state_count, theta.size) for state in states]).real
+    return Trajectory(times, y, 0, 0, "evaluated", "exact flow")
+
+
+def _affine_step(
+    method: GeneralLinearMethod, problem: SymbolicProblem, theta: Vector, h: float
+) -> tuple[Vector, Vector]:
+    """The matrix of one step on (states, 1), and the first state."""
+    d = theta.size
+    hessian = np.array(problem.hessian.tolist(), dtype=np.float64)
+    constant = problem.field(np.zeros(d))
+    A, B, C, D, start, u = (
+        np.array(m.tolist(), dtype=np.float64)
+        for m in (method.A, method.B, method.C, method.D, method.start, method.preconsistency)
+    )
+    queries = method.query_count
+    slope = np.zeros((queries * d, queries * d))
+    shift = np.zeros(queries * d)
+    for j, colour in enumerate(method.colours):
+        block = slice(j * d, (j + 1) * d)
+        decay = colour in method.decay
+        slope[block, block] = -float(method.decay[colour]) * np.eye(d) if decay else -hessian
+        shift[block] = 0 if decay else constant
+    eye = np.eye(d)
+    # y = C X + hD(slope·y + shift)
+    solve = np.linalg.inv(np.eye(queries * d) - h * np.kron(D, eye) @ slope)
+    y_X, y_1 = solve @ np.kron(C, eye), solve @ (h * np.kron(D, eye) @ shift)
+    matrix = np.zeros((len(A) * d + 1, len(A) * d + 1))
+    matrix[:-1, :-1] = np.kron(A, eye) + h * np.kron(B, eye) @ slope @ y_X
+    matrix[:-1, -1] = h * np.kron(B, eye) @ (slope @ y_1 + shift)
+    matrix[-1, -1] = 1
+    fields = [
+        -float(method.decay[c]) * theta if c in method.decay else problem.field(theta) for c in range(start.shape[1])
+    ]
+    first = np.append((u * theta + h * start @ np.array(fields)).ravel(), 1.0)
+    return matrix, first

@@ -1,0 +1,175 @@
+"""The discrete optimizer: the real torch one where there is one, else the general linear method in numpy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeq.errors import InvalidMethod, InvalidProblem, UnsupportedOptimizer
+from modeq.methods.base import GeneralLinearMethod
+from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.torch_problem import TorchProblem
+from modeq.numeric.trajectory import Trajectory
+
+Schedule = float | Callable[[int], float]
+
+
+def iterate(
+    method: GeneralLinearMethod,
+    problem: Problem,
+    start: Any = None,
+    *,
+    h: Schedule,
+    steps: int,
+    batches: Sequence[Any] | None = None,
+    check: bool = True,
+) -> Trajectory:
+    """Run the optimizer itself.
+
+    On a `TorchProblem` a method that torch has (gradient descent, heavy ball, Nesterov, with coupled
+    weight decay) is run by torch.optim.SGD on a copy of the module; every other case by the general
+    linear method in float64.
+
+    Parameters
+    ----------
+    method : GeneralLinearMethod
+        With numbers for its symbols, and explicit.
+    problem, start : the problem, and a start in a form it takes
+    h : positive number, or function of the step n
+        The learning rate.
+    steps : int from 0
+    batches : sequence of index tensors, optional
+        What step n sees (taken in turn) on a `TorchProblem`; the problem's own batches by default.
+    check : bool
+        Whether to raise `Diverged` if the parameters leave the finite numbers, or to return what there is.
+
+    Returns
+    -------
+    Trajectory
+        θ₀, …, θ_steps at the times h·n.
+
+    Raises
+    ------
+    InvalidMethod, InvalidProblem, UnsupportedOptimizer, Diverged
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+    >>> iterate(mq.HeavyBall(momentum=0.5), problem, [1.0], h=0.5, steps=2).y.ravel().tolist()
+    [1.0, 0.5, 0.0]
+    """
+    if method.free_symbols or any(rate.free_symbols for rate in method.decay.values()):
+        raise InvalidMethod(f"{method} has free symbols: substitute numbers with method.subs")
+    rates = learning_rates(h, steps)
+    theta = problem.start(start)
+    if isinstance(problem, TorchProblem):
+        batches = problem.batches if batches is None else batches
+        if method.sgd is not None:
+            return _checked(_iterate_torch(method, problem, theta, rates, batches), check)
+    elif batches is not None:
+        raise InvalidProblem(f"batches are given, but {problem!r} has no data: use a TorchProblem")
+    return _checked(_iterate_method(method, problem, theta, rates, batches), check)
+
+
+def learning_rates(h: Schedule, steps: int) -> list[float]:
+    """Return h at each step, after a check."""
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 0:
+        raise InvalidProblem(f"steps is {steps!r}: give an integer from 0")
+    rates = [float(h(n)) if callable(h) else float(h) for n in range(steps)]
+    if not callable(h):
+        rates = rates or [float(h)]
+    for n, rate in enumerate(rates):
+        if not (np.isfinite(rate) and rate > 0):
+            raise InvalidProblem(
+                f"the learning rate h is {rate!r} at step {n}: give a positive number, 0.01 for instance"
+            )
+    return rates[:steps]
+
+
+def _checked(trajectory: Trajectory, check: bool) -> Trajectory:
+    return trajectory.checked() if check else trajectory
+
+
+def _result(points: list[Vector], rates: list[float], gradients: int, name: str) -> Trajectory:
+    """Cut the trajectory before the first point that is not finite."""
+    y = np.array(points)
+    constant = len(set(rates)) == 1
+    t = np.arange(len(rates) + 1) * rates[0] if constant else np.concatenate([[0.0], np.cumsum(rates)])
+    finite = np.all(np.isfinite(y), axis=1)
+    if np.all(finite) and len(y) == len(t):
+        return Trajectory(t, y, gradients, 0, "reached the last step", name)
+    end = int(np.argmin(finite)) if not np.all(finite) else len(y)
+    message = f"the parameters are not finite after step {end}; use a smaller learning rate than {max(rates):g}"
+    return Trajectory(t[:end], y[:end], gradients, -1, message, name)
+
+
+def _iterate_torch(
+    method: GeneralLinearMethod, problem: TorchProblem, theta: Vector, rates: list[float], batches: Sequence[Any] | None
+) -> Trajectory:
+    assert method.sgd is not None
+    module = problem.torch_module(theta)
+    options = {key: value if isinstance(value, bool) else float(value) for key, value in method.sgd.items()}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=rates[0] if rates else 1.0, **options)
+    points = [theta]
+    for n, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        inputs, targets = problem.inputs, problem.targets
+        if batches:
+            inputs, targets = inputs[batches[n % len(batches)]], targets[batches[n % len(batches)]]
+        problem.loss_function(module(inputs), targets).backward()
+        optimizer.step()
+        points.append(problem.flat_parameters(module))
+        if not np.all(np.isfinite(points[-1])):
+            break
+    return _result(points, rates, len(points) - 1, f"torch.optim.SGD as {method}")
+
+
+def _iterate_method(
+    method: GeneralLinearMethod, problem: Problem, theta: Vector, rates: list[float], batches: Sequence[Any] | None
+) -> Trajectory:
+    if method.query_order is None:
+        raise UnsupportedOptimizer(f"{method} is implicit: its queries depend on one another and cannot be iterated")
+    A, B, C, D, readout, start, u = (
+        np.array(m.tolist(), dtype=np.float64)
+        for m in (method.A, method.B, method.C, method.D, method.readout, method.start, method.preconsistency)
+    )
+    buffers = [i for i in range(method.state_count) if method.preconsistency[i] == 0]
+    fields = [_field(method, problem, colour, batches) for colour in range(method.colour_count)]
+    X = u * theta
+    if rates:
+        for colour in range(method.colour_count):
+            if method.start.col(colour).is_zero_matrix is not True:
+                X = X + rates[0] * np.outer(start[:, colour], fields[colour](theta, 0))
+    points, gradients = [theta], 0
+    queried = [j for j, c in enumerate(method.colours) if c not in method.decay]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for n, h in enumerate(rates):
+            if n and h != rates[n - 1]:
+                X[buffers] *= h / rates[n - 1]
+            F = np.zeros((method.query_count, theta.size))
+            for i in method.query_order:
+                F[i] = fields[method.colours[i]](C[i] @ X + h * (D[i] @ F), n)
+            gradients += len(queried)
+            X = A @ X + h * (B @ F)
+            points.append((readout @ X)[0])
+            if not np.all(np.isfinite(points[-1])):
+                break
+    return _result(points, rates, gradients, str(method))
+
+
+def _field(
+    method: GeneralLinearMethod, problem: Problem, colour: int, batches: Sequence[Any] | None
+) -> Callable[[Vector, int], Vector]:
+    if colour in method.decay:
+        rate = float(method.decay[colour])
+        return lambda theta, n: -rate * theta
+    if colour > 0 and colour - 1 not in method.decay:
+        raise UnsupportedOptimizer(f"{method} needs several fields, {problem!r} has one loss")
+    if batches and isinstance(problem, TorchProblem):
+        return lambda theta, n: problem.field(theta, batches[n % len(batches)])
+    return lambda theta, n: problem.field(theta)
