@@ -45,7 +45,7 @@ _PUBLIC = {
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
     "symmetry.tracking": ("Tracker", "track"),
-    "study": ("Study", "study"),
+    "studies": ("Study", "study"),
 }
 _MODULES = ("plots", "testing")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from modeq.numeric.protocol import SymbolicProblem as SymbolicProblem
     from modeq.numeric.torch_problem import TorchProblem as TorchProblem
     from modeq.numeric.trajectory import Trajectory as Trajectory
-    from modeq.study import Study as Study
-    from modeq.study import study as study
+    from modeq.studies import Study as Study
+    from modeq.studies import study as study
     from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
     from modeq.symbolic.equation import modified_equation as modified_equation
     from modeq.symbolic.phase_space import PhaseSpaceForm as PhaseSpaceForm

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The heavy imports come after the arguments are known to be well formed.
         import torch
 
-        from modeq.study import Settings, study
+        from modeq.studies import Settings, study
 
         Settings(**options).folder()
         # Small networks run several times slower with torch's default number of threads.

@@ -164,7 +164,8 @@ def compare(
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
     forms : which forms; "rest" is the time-derivative form started at rest. A vector field of order ≥ 2
-        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a method that has no such form are noted likewise, and
+        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a
+        method that has no such form are noted likewise, and
         "exact" is left out for losses that are not quadratic.
     rtol, atol : tolerances of the integrator
     progress : bool
