@@ -9,9 +9,10 @@ import sympy as sp
 from sympy.logic.boolalg import BooleanAtom
 
 from modeq.errors import InvalidMethod, NotZeroStable
-from modeq.methods.exact import exact, exact_matrix
+from modeq.methods.exact import FrozenMapping, checked_rate, exact, exact_matrix
 
 z = sp.Symbol("z")
+RESERVED = frozenset({"h", "x", "z", "zeta"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,17 +94,22 @@ class GeneralLinearMethod:
         put("D", exact_matrix(self.D, "D", (queries, queries)))
         first = [[1] + [0] * (states - 1)]
         row = self.readout if self.readout is not None else first
-        row = row.tolist()[0] if isinstance(row, sp.MatrixBase) else row
-        put("readout", exact_matrix(row if isinstance(row[0], list) else [row], "readout", (1, states)))
+        row = row.tolist() if hasattr(row, "tolist") else row
+        if isinstance(row, list | tuple) and not any(isinstance(entry, list | tuple) for entry in row):
+            row = [row]
+        put("readout", exact_matrix(row, "readout", (1, states)))
         put("colours", self._checked_colours(queries))
-        put("decay", {int(c): exact(rate, f"decay[{c}]") for c, rate in dict(self.decay).items()})
+        put("decay", FrozenMapping({int(c): checked_rate(rate, f"decay[{c}]") for c, rate in self.decay.items()}))
+        put("sgd", None if self.sgd is None else FrozenMapping(self.sgd))
         start = self.start if self.start is not None else sp.zeros(states, self.colour_count)
         put("start", exact_matrix(start, "start", (states, self.colour_count)))
+        self._check_names()
         self._check_consistency()
 
     def _checked_colours(self, queries: int) -> tuple[int, ...]:
         colours = tuple(self.colours) or (0,) * queries
-        if len(colours) != queries or sorted(set(colours)) != list(range(len(set(colours)))):
+        integers = all(isinstance(c, int) and not isinstance(c, bool) for c in colours)
+        if len(colours) != queries or not integers or set(colours) != set(range(len(set(colours)))):
             raise InvalidMethod(
                 f"colours is {colours}: give one integer for each of the {queries} queries, counted from 0 without gaps"
             )
@@ -111,6 +117,15 @@ class GeneralLinearMethod:
         if unknown:
             raise InvalidMethod(f"decay names the colours {sorted(unknown)}, the queries have {sorted(set(colours))}")
         return colours
+
+    def _check_names(self) -> None:
+        symbols = self.free_symbols.union(*(rate.free_symbols for rate in self.decay.values()))
+        taken = sorted({symbol.name for symbol in symbols} & RESERVED)
+        if taken:
+            raise InvalidMethod(
+                f"{self.name} has the symbol {taken[0]}: the names {', '.join(sorted(RESERVED))} are reserved for the "
+                "learning rate and for variables of its equations; rename the symbol"
+            )
 
     def _check_consistency(self) -> None:
         u = self.preconsistency
@@ -215,7 +230,7 @@ class GeneralLinearMethod:
         1/(z - 1)
         """
         matrix = (self.C * self._resolvent() * self.B + self.D).applyfunc(sp.cancel)
-        matrix = sp.ImmutableMatrix(matrix.subs(z, sp.sympify(at)).applyfunc(sp.factor))
+        matrix = sp.ImmutableMatrix(matrix.subs(z, _point(at)).applyfunc(sp.factor))
         return matrix[0] if self.query_count == 1 else matrix
 
     def readout_transfer_function(self, at: Any = z) -> sp.ImmutableMatrix:
@@ -228,7 +243,7 @@ class GeneralLinearMethod:
         Matrix([[1/(z - 1)]])
         """
         row = (self.readout * self._resolvent() * self.B).applyfunc(sp.cancel)
-        return sp.ImmutableMatrix(row.subs(z, sp.sympify(at)).applyfunc(sp.factor))
+        return sp.ImmutableMatrix(row.subs(z, _point(at)).applyfunc(sp.factor))
 
     def _resolvent(self) -> sp.Matrix:
         return (z * sp.eye(self.state_count) - self.A).inv(method="ADJ")
@@ -336,19 +351,32 @@ class GeneralLinearMethod:
         """
 
         def put(value: Any) -> sp.Expr:
-            return sp.sympify(value).subs(*substitution)
+            return exact(sp.sympify(value).subs(*substitution), "sgd")
 
         matrices = {key: getattr(self, key).subs(*substitution) for key in ("A", "B", "C", "D", "readout", "start")}
         sgd = None
         if self.sgd is not None:
             sgd = {k: v if isinstance(v, bool) else put(v) for k, v in self.sgd.items()}
-        pairs = substitution[0].items() if len(substitution) == 1 else [substitution]
+        pairs = dict(substitution[0]).items() if len(substitution) == 1 else [substitution]
         values = ", ".join(f"{old}={new}" for old, new in pairs)
-        decay = {colour: put(rate) for colour, rate in self.decay.items()}
+        decay = {colour: rate.subs(*substitution) for colour, rate in self.decay.items()}
         return replace(self, **matrices, decay=decay, sgd=sgd, name=f"{self.name}[{values}]")
 
     def __repr__(self) -> str:
         return self.name
+
+
+def require_method(value: Any) -> None:
+    """Raise `InvalidMethod` unless `value` is a method (and not, say, the function that makes one)."""
+    if not isinstance(value, GeneralLinearMethod):
+        raise InvalidMethod(f"{value!r} is no method: give one such as mq.GradientDescent() or mq.HeavyBall(0.9)")
+
+
+def _point(at: Any) -> sp.Expr:
+    point = sp.sympify(at)
+    if not isinstance(point, sp.Expr):
+        raise InvalidMethod(f"a transfer function is asked for at {at!r}: give a symbol or a number")
+    return point
 
 
 def _inside_unit_circle(polynomial: sp.Poly) -> list[sp.Basic]:

@@ -1,6 +1,6 @@
 """Exact entries of methods: what a user may write, and the field the arithmetic is done in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -46,6 +46,47 @@ def exact(value: Any, argument: str = "entry") -> sp.Expr:
             "write an irrational number as a symbol, or as a decimal float"
         )
     return expression
+
+
+class FrozenMapping(Mapping[Any, Any]):
+    """A mapping that cannot change, so that a frozen method stays what it was checked to be.
+
+    Examples
+    --------
+    >>> FrozenMapping({1: 2})
+    {1: 2}
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: Mapping[Any, Any]) -> None:
+        self._entries = dict(entries)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
+
+
+def checked_rate(value: Any, argument: str) -> sp.Expr:
+    """Return a rate of weight decay exactly: not negative if it is a number.
+
+    Examples
+    --------
+    >>> checked_rate(0.25, "weight decay")
+    1/4
+    """
+    rate = exact(value, argument)
+    if rate.is_number and rate < 0:
+        raise InvalidMethod(f"{argument} is {value!r}: give a number that is not negative, 0.0005 for instance")
+    return rate
 
 
 def _has_irrational_number(expression: sp.Expr) -> bool:

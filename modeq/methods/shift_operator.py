@@ -11,7 +11,7 @@ from typing import Any
 import sympy as sp
 from sympy.polys.domains.domain import Domain
 
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import coefficient_field
 
 Element = Any  # an element of the coefficient field
@@ -43,6 +43,7 @@ class ShiftOperator:
     """
 
     def __init__(self, method: GeneralLinearMethod) -> None:
+        require_method(method)
         method.require_zero_stable()
         self.method = method
         self.field: Domain = coefficient_field(method.entries)

@@ -7,7 +7,7 @@ import sympy as sp
 
 from modeq.errors import InvalidMethod, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import exact
+from modeq.methods.exact import checked_rate
 
 
 def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = False) -> GeneralLinearMethod:
@@ -37,9 +37,7 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     >>> method.colours, method.decay
     ((0, 1), {1: lambda})
     """
-    rate = exact(lam, "weight decay")
-    if rate.is_number and rate < 0:
-        raise InvalidMethod(f"weight decay is {lam!r}: give a number that is not negative, 0.0005 for instance")
+    rate = checked_rate(lam, "weight decay")
     if method.decay:
         raise InvalidMethod(f"{method.name} has weight decay already: give its whole rate at once")
     if rate == 0:

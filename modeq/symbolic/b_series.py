@@ -53,6 +53,9 @@ class BSeries(Mapping[Tree, sp.Expr]):
     def __len__(self) -> int:
         return len(self.series.table)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method}, order={self.order}, {len(self)} trees)"
+
     def __contains__(self, tree: object) -> bool:
         return isinstance(tree, Tree) and tree in self.series.table.index
 

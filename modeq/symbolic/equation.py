@@ -83,7 +83,8 @@ class ModifiedEquation(BSeries):
             needs to follow the iterates to its order.
         buffers : optional
             None for the method's own first step (for torch's optimizers a new optimizer), 0 for zero
-            buffers and ordinary steps, or one number per state: state i starts at u_i θ₀ + h·buffers_i·f(θ₀).
+            buffers and ordinary steps, or a matrix states × colours: state i starts at
+            u_i θ₀ + h Σ_c buffers_ic f_c(θ₀).
 
         Examples
         --------
@@ -98,9 +99,6 @@ class ModifiedEquation(BSeries):
 
     def __str__(self) -> str:
         return f"θ' = {self._text_sum('loss')}"
-
-    def __repr__(self) -> str:
-        return f"ModifiedEquation({self.method}, order={self.order}, {len(self)} trees)"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"

@@ -1,6 +1,6 @@
 """Series written out on a concrete loss or vector field, and code made from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -96,7 +96,7 @@ class ExplicitDifferentials:
 
 def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[list[Vector], tuple[sp.Symbol, ...]]:
     """Return one field per colour, f = −∇L for a loss and −λθ for weight decay, and the variables."""
-    symbols = tuple(variables)
+    symbols = tuple(variables) if isinstance(variables, Iterable) else ()
     if not symbols or not all(isinstance(v, sp.Symbol) for v in symbols) or len(set(symbols)) < len(symbols):
         raise InvalidProblem(f"variables are {variables!r}: give a sequence of distinct sympy symbols")
     clash = method.free_symbols.union(*(rate.free_symbols for rate in method.decay.values())) & set(symbols)
@@ -127,15 +127,25 @@ def _field_of(loss_or_field: Any, variables: tuple[sp.Symbol, ...]) -> Vector:
         raise InvalidProblem(f"the loss is {loss_or_field!r}: give a sympy expression") from error
     if not isinstance(loss, sp.Expr):
         raise InvalidProblem(f"the loss is {loss_or_field!r}: give a sympy expression")
+    if loss.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+        raise InvalidProblem(f"the loss is {loss}: it must be finite")
     return tuple(-sp.diff(loss, v) for v in variables)
+
+
+def checked_step(h: Any, variables: tuple[sp.Symbol, ...]) -> sp.Expr:
+    """Return the learning rate as a sympy expression without the variables."""
+    step = sp.sympify(h)
+    if not isinstance(step, sp.Expr):
+        raise InvalidProblem(f"h is {h!r}: give a symbol or a number")
+    if step.free_symbols & set(variables):
+        raise InvalidProblem(f"h is {h!r}, which is also a variable: rename one of them")
+    return step
 
 
 def explicit(series: "BSeries", loss_or_field: Any, variables: Any, h: Any) -> ExplicitField:
     """Write a B-series out on a loss or field; see :meth:`BSeries.on`."""
     fields, symbols = concrete_fields(loss_or_field, variables, series.method)
-    step = sp.sympify(h)
-    if step in symbols:
-        raise InvalidProblem(f"h is {h!r}, which is also a variable: rename one of them")
+    step = checked_step(h, symbols)
     differentials = ExplicitDifferentials(fields, symbols)
     components = [[] for _ in symbols]  # type: list[list[sp.Expr]]
     for tree, value in series.coefficients.items():

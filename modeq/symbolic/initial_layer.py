@@ -35,9 +35,6 @@ class InitialLayer(BSeries):
     def __str__(self) -> str:
         return f"θ(0) = {self._text_sum('loss', first='θ₀')}"
 
-    def __repr__(self) -> str:
-        return f"InitialLayer({self.method}, order={self.order}, {len(self)} trees)"
-
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
 
@@ -74,7 +71,7 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     >>> initial_layer(mq.HeavyBall(momentum=beta), 1)[[]]
     -beta/(1 - beta)**2
     """
-    if order == 0:
+    if order == 0 and not isinstance(order, bool):
         return InitialLayer(method, 0, Coefficients(TreeTable((), (), (), (), ()), (), sp.QQ), offset=0)
     try:
         number = checked_order(order)

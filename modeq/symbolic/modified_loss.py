@@ -13,7 +13,7 @@ from modeq.methods.exact import tidy
 from modeq.symbolic.b_series import h
 from modeq.symbolic.differentials import contracted, latex_sum, plain, printable
 from modeq.symbolic.equation import ModifiedEquation
-from modeq.symbolic.explicit_fields import ExplicitDifferentials, concrete_fields
+from modeq.symbolic.explicit_fields import ExplicitDifferentials, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, checked_order
 
 Weights = dict[Tree, sp.Expr]
@@ -71,6 +71,7 @@ class ModifiedLoss:
         if isinstance(loss, list | tuple) and method.colour_count - len(method.decay) == 1:
             raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
         fields, symbols = concrete_fields(loss, variables, method)
+        step = checked_step(h, symbols)
         losses = [sp.sympify(entry) for entry in (loss if isinstance(loss, list | tuple) else [loss])]
         colours = [c for c in range(method.colour_count) if c not in method.decay]
         differentials = ExplicitDifferentials(fields, symbols)
@@ -82,7 +83,7 @@ class ModifiedLoss:
                 scalar_loss = losses[colours.index(tree.colour)]
                 children = [differentials.vector(child) for child in tree.children]
                 scalar = differentials.multilinear(partial(_partial_derivative, scalar_loss, symbols), children)
-            total += sp.sympify(h) ** power * weight * scalar
+            total += step**power * weight * scalar
         return total
 
     def latex(self) -> str:

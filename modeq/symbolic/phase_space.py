@@ -8,6 +8,7 @@ from functools import cached_property
 
 import sympy as sp
 
+from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import ShiftOperator
@@ -57,6 +58,8 @@ class PhaseSpaceForm:
         >>> round(r[0][1], 4)
         -0.0088
         """
+        if symbols := frozenset().union(*(c.free_symbols for c in self.q)):
+            raise InvalidMethod(f"the coefficients depend on {sorted(map(str, symbols))}: substitute with method.subs")
 
         def number(expression: sp.Expr) -> float:
             return float(sp.re(sp.N(expression, 60)))

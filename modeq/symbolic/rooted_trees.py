@@ -8,7 +8,8 @@ from typing import Any
 
 from modeq.errors import InvalidOrder, InvalidTree
 
-LARGEST_TABLE = 5_000_000
+LARGEST_TABLE = 1_000_000
+BYTES_PER_TREE = 2_500  # of a table with coefficients, measured
 
 
 @total_ordering
@@ -222,12 +223,13 @@ def _multiplicities(children: Iterable[Tree]) -> Iterator[tuple[Tree, int]]:
     yield from counts.items()
 
 
-def checked_order(order: Any) -> int:
-    """Return a truncation order, or raise `InvalidOrder`."""
+def checked_order(order: Any, argument: str = "order") -> int:
+    """Return a truncation order, or another positive count, or raise `InvalidOrder`."""
     if isinstance(order, bool) or not hasattr(order, "__index__"):
-        raise InvalidOrder(f"order is {order!r}: give a positive integer")
+        raise InvalidOrder(f"{argument} is {order!r}: give a positive integer")
     if (number := order.__index__()) < 1:
-        raise InvalidOrder(f"order is {number}: the lowest truncation order is 1, the gradient flow")
+        lowest = "the lowest truncation order is 1, the gradient flow" if argument == "order" else "give at least 1"
+        raise InvalidOrder(f"{argument} is {number}: {lowest}")
     return int(number)
 
 
@@ -255,35 +257,31 @@ def trees(order: int, colours: int = 1) -> list[Tree]:
     4
     """
     order = checked_order(order)
-    if checked_order(colours) and _count(order, colours) > LARGEST_TABLE:
-        raise _too_many(order, colours)
-    table = tree_table(order, colours)
+    table = tree_table(order, checked_order(colours, "colours"))
     return sorted(table.tree(i) for i in table.of_order(order))
 
 
 @lru_cache(maxsize=64)
-def _counts(order: int, colours: int) -> tuple[int, ...]:
-    """Numbers of coloured rooted trees with 1, …, `order` vertices (Euler transform)."""
-    counts = [0, colours]
+def _count(order: int, colours: int, linear: int) -> int:
+    """The number of trees with at most `order` vertices; `linear` of the colours have at most one child."""
+    forests, counts = [1], [0, colours]  # with n vertices; forests by the Euler transform of counts
+    weighted = [0]
     for n in range(1, order):
-        total = 0
-        for k in range(1, n + 1):
-            divisors = sum(d * counts[d] for d in range(1, k + 1) if k % d == 0)
-            total += divisors * counts[n - k + 1]
-        counts.append(total // n)
-    return tuple(counts)
+        weighted.append(sum(d * counts[d] for d in range(1, n + 1) if n % d == 0))
+        forests.append(sum(weighted[k] * forests[n - k] for k in range(1, n + 1)) // n)
+        counts.append((colours - linear) * forests[n] + linear * counts[n])
+    return sum(counts)
 
 
-def _count(order: int, colours: int) -> int:
-    return sum(_counts(order, colours)[: order + 1])
-
-
-def _too_many(order: int, colours: int) -> InvalidOrder:
-    count = _count(order, colours)
-    return InvalidOrder(
-        f"order is {order}: there are {count:,} trees with up to {order} vertices in {colours} colour(s), about "
-        f"{count * 200 / 1e9:,.1f} GB; ask for a lower order"
-    )
+def _require_feasible(order: int, colours: int, linear: int) -> None:
+    """Raise `InvalidOrder` with the number of trees and the memory they take if both are absurd."""
+    counted = min(order, 60)  # beyond, counting itself would take long
+    count = _count(counted, colours, linear)
+    if count > LARGEST_TABLE:
+        raise InvalidOrder(
+            f"order is {order}: there are {'more than ' if counted < order else ''}{count:,} trees with up to {order} "
+            f"vertices in {colours} colour(s), about {count * BYTES_PER_TREE // 10**9:,} GB; ask for a lower order"
+        )
 
 
 @dataclass(frozen=True)
@@ -354,7 +352,7 @@ def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> Tr
     Raises
     ------
     InvalidOrder
-        If there are more than some millions; the message gives their number and the memory.
+        If there are more than a million; the message gives their number and the memory.
 
     Examples
     --------
@@ -362,6 +360,5 @@ def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> Tr
     1205
     """
     order = checked_order(order)
-    if _count(order, colours - len(linear)) > LARGEST_TABLE:
-        raise _too_many(order, colours)
+    _require_feasible(order, colours, len(linear))
     return _tree_table(order, colours, frozenset(linear))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
+from typing import Any
 
 import sympy as sp
 from sympy.polys.domains.domain import Domain
@@ -23,12 +24,27 @@ class Coefficients:
     values: tuple[Element, ...]
     field: Domain
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # sympy's extensions of ℚ cannot be pickled; how they were made, and expressions, can.
+        K = self.field
+        extension: tuple[Any, ...] = ()
+        if K.is_FractionField:
+            extension = ("frac_field", *K.symbols)
+        elif K.is_Algebraic:
+            extension = ("algebraic_field", *K.orig_ext)
+        return _restored, (self.table, tuple(K.to_sympy(value) for value in self.values), extension)
+
     @cached_property
     def expressions(self) -> list[sp.Expr]:
         """The coefficients as sympy expressions, factored."""
         if self.field.is_QQ:
             return [self.field.to_sympy(value) for value in self.values]
         return [tidy(self.field.to_sympy(value)) for value in self.values]
+
+
+def _restored(table: TreeTable, values: tuple[sp.Expr, ...], extension: tuple[Any, ...]) -> Coefficients:
+    K: Domain = getattr(sp.QQ, extension[0])(*extension[1:]) if extension else sp.QQ
+    return Coefficients(table, tuple(K.from_sympy(value) for value in values), K)
 
 
 def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: int = 1) -> Coefficients:

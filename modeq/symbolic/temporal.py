@@ -7,7 +7,7 @@ from typing import Any
 import sympy as sp
 
 from modeq.errors import IllPosed, NoTimeDerivativeForm
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import Element, ShiftOperator
 from modeq.symbolic.b_series import BSeries
@@ -123,6 +123,7 @@ def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[El
     NoTimeDerivativeForm
         If a gradient is taken elsewhere than at θ.
     """
+    require_method(method)
     if not method.queries_at_parameters or method.colour_count - len(method.decay) > 1:
         raise NoTimeDerivativeForm(
             f"{method} takes gradients at other points than its parameters, or of several fields: it has no form in "
