@@ -1,0 +1,239 @@
+"""Where the modified flow must start, against exact iterates and against a run of the optimizer."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import registry
+import sympy as sp
+from naive_expansion import vertices
+from scipy.integrate import solve_ivp
+from sympy import Rational as Q
+from sympy.polys.matrices import DomainMatrix
+
+import modeq as mq
+
+beta, alpha = sp.symbols("beta alpha")
+TREES = ["[]", "[[]]", "[[[]]]", "[[],[]]", "[[[],[]]]", "[[],[],[]]"]
+
+
+# The optimizers as their sources write them, on vectors (lists) with f = −∇L and h = 1.
+
+
+def heavy_ball(f, beta, alpha=0, theta=0, buffer=None):
+    """torch.optim.SGD: an undamped first step, unless a buffer is given."""
+    theta, v = list(theta), buffer
+    while True:
+        yield list(theta)
+        g = f(theta)
+        v = g if v is None else [beta * a + (1 - alpha) * b for a, b in zip(v, g, strict=True)]
+        theta = [a + b for a, b in zip(theta, v, strict=True)]
+
+
+def torch_nesterov(f, beta, theta=0):
+    theta, v = list(theta), [0] * len(theta)
+    while True:
+        yield list(theta)
+        g = f(theta)
+        v = [beta * a + b for a, b in zip(v, g, strict=True)]
+        theta = [t + a + beta * b for t, a, b in zip(theta, g, v, strict=True)]
+
+
+def classical_nesterov(f, beta, theta=0):
+    x, before = list(theta), list(theta)
+    while True:
+        yield list(x)
+        y = [a + beta * (a - b) for a, b in zip(x, before, strict=True)]
+        x, before = [a + b for a, b in zip(y, f(y), strict=True)], x
+
+
+def optimistic_gradient(f, beta, theta=0):
+    theta, last = list(theta), [0] * len(theta)
+    while True:
+        yield list(theta)
+        g = f(theta)
+        theta = [t + 2 * a - b for t, a, b in zip(theta, g, last, strict=True)]
+        last = g
+
+
+def slow_start(nested, optimizer, mu, **hyperparameters):
+    """ℓ(τ) from exact iterates: the fit of Σ_k μᵏⁿ·poly_k(n) to them, its part k = 0 at n = 0.
+
+    On the field in which every vertex moves with the product of its children, the root's iterates are the
+    coefficient of τ, as numbers.
+    """
+    children = vertices(nested)
+    size = len(children)
+
+    def f(theta):
+        return [math.prod((theta[c] for c in below), start=Q(1)) for below in children]
+
+    skip = size if mu == 0 else 0  # a shift register forgets in finitely many steps
+    powers = [Q(1)] if mu == 0 else [mu**k for k in range(size + 1)]
+    basis = [(power, j) for power in powers for j in range(size + 1)]
+    run = optimizer(f, theta=[Q(0)] * size, **hyperparameters)
+    iterates = [next(run)[0] for _ in range(skip + len(basis) + 5)]
+    rows = [[power**n * n**j for power, j in basis] for n in range(skip, len(iterates))]
+    system = DomainMatrix(
+        [[sp.QQ.from_sympy(sp.sympify(x)) for x in row] for row in rows], (len(rows), len(basis)), sp.QQ
+    )
+    values = DomainMatrix([[sp.QQ.from_sympy(sp.sympify(x))] for x in iterates[skip:]], (len(rows), 1), sp.QQ)
+    square, right = system[: len(basis), :], values[: len(basis), :]
+    solution = square.lu_solve(right)
+    assert system * solution == values, "the iterates are not of the form that the fit supposes"
+    return sp.QQ.to_sympy(solution[0, 0].element)
+
+
+CASES = {
+    "heavy ball": (mq.HeavyBall(Q(1, 2)), heavy_ball, {"beta": Q(1, 2)}),
+    "heavy ball, dampening": (mq.HeavyBall(Q(1, 3), Q(1, 5)), heavy_ball, {"beta": Q(1, 3), "alpha": Q(1, 5)}),
+    "Nesterov": (mq.Nesterov(Q(2, 5)), torch_nesterov, {"beta": Q(2, 5)}),
+    "classical Nesterov": (registry.classical_nesterov(Q(2, 5)), classical_nesterov, {"beta": Q(2, 5)}),
+    "optimistic gradient": (registry.optimistic_gradient(), optimistic_gradient, {"beta": Q(0)}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_layer_is_the_slow_part_of_exact_iterates(name):
+    method, optimizer, hyperparameters = CASES[name]
+    layer = mq.modified_equation(method, order=5).initial_layer()
+    for tree in TREES:
+        nested = json.loads(tree)
+        assert layer[nested] == slow_start(nested, optimizer, hyperparameters["beta"], **hyperparameters)
+
+
+def test_heavy_ball_one_half_from_zero_buffers():
+    layer = mq.modified_equation(mq.HeavyBall(momentum=0.5), order=4).initial_layer()
+    assert dict(layer) == {
+        mq.Tree([]): -2,
+        mq.Tree([[]]): 20,
+        mq.Tree([[[]]]): -200,
+        mq.Tree([[], []]): Q(-232, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "buffers", "expected"),
+    [
+        (mq.HeavyBall(beta), None, -beta / (1 - beta) ** 2),
+        (mq.HeavyBall(beta, alpha), None, -(beta - alpha) / (1 - beta) ** 2),
+        (mq.HeavyBall(beta, alpha), 0, -beta * (1 - alpha) / (1 - beta) ** 2),
+        (mq.Nesterov(beta), None, -(beta**2) / (1 - beta) ** 2),
+        (mq.HeavyBall(beta), [[0], [1 / (1 - beta)]], 0),  # the slow buffer itself, to first order
+    ],
+)
+def test_the_first_term_in_closed_form(method, buffers, expected):
+    layer = mq.modified_equation(method, order=2).initial_layer(1, buffers)
+    assert sp.cancel(layer[[]] - expected) == 0
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_the_first_term_is_g0_plus_half_g1_from_zero_buffers(name):
+    """From a zero state: a_c = g₀ + g₋₁/2 of colour c, with G(e^ζ) = g₋₁/ζ + g₀ + …."""
+    method = registry.METHODS[name]()
+    layer = mq.modified_equation(method, order=2).initial_layer(1, 0)
+    zeta = sp.Symbol("t")
+    row = method.readout_transfer_function(sp.exp(zeta))
+    for colour in range(method.colour_count):
+        entry = sum(row[j] for j, c in enumerate(method.colours) if c == colour)
+        expansion = sp.series(entry, zeta, 0, 1).removeO()
+        assert layer[mq.Tree(colour, [])] == expansion.coeff(zeta, 0) + expansion.coeff(zeta, -1) / 2
+
+
+@pytest.mark.parametrize("make", [mq.GradientDescent, registry.rk4, registry.explicit_midpoint])
+def test_one_step_methods_have_no_layer(make):
+    layer = mq.modified_equation(make(), order=5).initial_layer()
+    assert len(layer) == 8
+    assert set(layer.values()) == {0}
+
+
+def test_from_the_slow_manifold_there_is_no_layer_on_a_quadratic():
+    """With f = −κθ the slow buffer is known exactly: the momentum that multiplies θ by z₁ every step."""
+    b = Q(1, 2)
+    kappa, order = sp.Symbol("kappa"), 5
+    # θ⁺ = z₁θ and −hv⁺ = (z₁ − 1)θ, so −hv = (1 − 1/z₁)θ, as a series Σ s_k κᵏ; s₁ is minus the buffer.
+    z1 = (1 + b - kappa + sp.sqrt((1 + b - kappa) ** 2 - 4 * b)) / 2
+    first = sp.series(1 - 1 / z1, kappa, 0, 2).removeO().coeff(kappa, 1)
+    layer = mq.modified_equation(mq.HeavyBall(b), order=order).initial_layer(1, [[0], [-first]])
+    assert layer[[]] == 0
+
+
+def test_dampened_first_step_is_an_ordinary_step_from_a_buffer():
+    """torch's undamped first step equals a damped one from v₀ = (α/β)g₀, in every term."""
+    b, a = Q(1, 2), Q(3, 10)
+    equation = mq.modified_equation(mq.HeavyBall(b, a), order=4)
+    assert dict(equation.initial_layer()) == dict(equation.initial_layer(buffers=[[0], [a / b]]))
+    assert dict(equation.initial_layer()) != dict(equation.initial_layer(buffers=0))
+
+
+def test_the_layer_of_a_symbol_is_that_of_its_values():
+    symbolic = mq.modified_equation(mq.HeavyBall(beta, alpha), order=4).initial_layer()
+    for b, a in ((Q(1, 2), Q(1, 3)), (Q(9, 10), Q(0))):
+        numbers = mq.modified_equation(mq.HeavyBall(b, a), order=4).initial_layer()
+        assert {t: sp.cancel(v.subs({beta: b, alpha: a})) for t, v in symbolic.items()} == dict(numbers)
+
+
+def test_denominators_contain_one_plus_beta():
+    """The resonance β·β ≠ β leaves poles at β = −1, so no power of 1 − β clears the denominators."""
+    layer = mq.modified_equation(mq.HeavyBall(beta), order=4).initial_layer()
+    assert sp.denom(sp.together(layer[[[], []]])).subs(beta, -1) == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_irrational_eigenvalues(sign):
+    """Two irrational or complex parasitic eigenvalues; the layer is rational and matches the iterates."""
+    method = mq.GeneralLinearMethod(
+        A=[[1, 1, 0], [0, Q(1, 2), Q(sign, 8)], [0, 1, 0]], B=[[1], [1], [0]], C=[[1, 0, 0]], D=[[0]]
+    )
+    layer = mq.modified_equation(method, order=4).initial_layer()
+    assert all(value.is_Rational for value in layer.values())
+    errors = []
+    for h in (0.02, 0.01):
+        state, steps = np.array([1.0, 0.0, 0.0]), round(1 / h)
+        A, B = np.array(method.A, float), np.array(method.B, float)[:, 0]
+        for _ in range(steps):
+            state = A @ state + h * B * -math.sin(state[0])
+        errors.append(abs(state[0] - flow(method, 4, layer, h, 1.0, steps)))
+    assert 3.8 < math.log2(errors[0] / errors[1]) < 4.4
+
+
+def flow(method, order, layer, h, start, steps):
+    """θ at t = h·steps along the modified flow of f = −sin θ from start + layer."""
+    x = sp.Symbol("theta")
+    field = mq.modified_equation(method, order=order).on([-sp.sin(x)], [x], h=h).lambdify()
+    begin = start + (layer.on([-sp.sin(x)], [x], h=h).lambdify()([start])[0] if len(layer) else 0.0)
+    solution = solve_ivp(lambda t, y: field(y), (0, h * steps), [begin], method="DOP853", rtol=1e-13, atol=1e-14)
+    return solution.y[0, -1]
+
+
+def slope(method, optimizer, order, layer_order, hyperparameters):
+    layer = mq.modified_equation(method, order=order).initial_layer(layer_order)
+    errors = []
+    for h in (1 / 160, 1 / 320):
+        steps = round(1 / h)
+        run = optimizer(lambda y, h=h: [-h * math.sin(y[0])], theta=[1.0], **hyperparameters)
+        iterate = [next(run)[0] for _ in range(steps + 1)][-1]
+        errors.append(abs(iterate - flow(method, order, layer, h, 1.0, steps)))
+    return math.log2(errors[0] / errors[1])
+
+
+RUNS = {
+    "heavy ball": (mq.HeavyBall(0.5), heavy_ball, {"beta": 0.5}),
+    "torch dampening": (mq.HeavyBall(0.5, 0.2), heavy_ball, {"beta": 0.5, "alpha": 0.2}),
+    "Nesterov": (mq.Nesterov(0.4), torch_nesterov, {"beta": 0.4}),
+    "optimistic": (registry.optimistic_gradient(), optimistic_gradient, {"beta": 0}),
+}
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_flow_after_layer_follows_the_iterates(name, order):
+    method, optimizer, hyperparameters = RUNS[name]
+    assert abs(slope(method, optimizer, order, order - 1, hyperparameters) - order) < 0.15
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_with_a_shorter_layer_the_order_stops_early(missing):
+    method, optimizer, hyperparameters = RUNS["heavy ball"]
+    assert abs(slope(method, optimizer, 4, 3 - missing, hyperparameters) - (4 - missing)) < 0.15
