@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import sympy as sp
 from tqdm import tqdm
 
 from modeq.errors import (
@@ -24,6 +25,7 @@ from modeq.numeric.iteration import iterate
 from modeq.numeric.protocol import Problem, Vector, largest_curvature
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import modified_equation
+from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.temporal import time_derivative_form
@@ -152,6 +154,7 @@ def compare(
     forms: Sequence[FormName] = ("field", "time", "phase", "exact"),
     rtol: float = 1e-10,
     atol: float = 1e-12,
+    max_evaluations: int = 200_000,
     progress: bool = True,
 ) -> Comparison:
     """Run optimizers, and every form of their modified equations beside them.
@@ -167,7 +170,7 @@ def compare(
         beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a
         method that has no such form are noted likewise, and
         "exact" is left out for losses that are not quadratic.
-    rtol, atol : tolerances of the integrator
+    rtol, atol, max_evaluations : tolerances and budget of the integrator, as in `modeq.flow`
     progress : bool
         Whether to show progress on stderr, if that is a terminal.
 
@@ -203,7 +206,9 @@ def compare(
     for method in chosen:
         iterates[repr(method)] = iterate(method, problem, theta, h=h, steps=steps)
     for method, form, order in tqdm(cases, desc="comparing", disable=None if progress else True):
-        entries.append(_entry(method, form, order, problem, theta, h, iterates[repr(method)], rtol, atol))
+        entries.append(
+            _entry(method, form, order, problem, theta, h, iterates[repr(method)], rtol, atol, max_evaluations)
+        )
     return Comparison(h, steps, iterates, tuple(entries))
 
 
@@ -231,6 +236,7 @@ def _entry(
     iterates: Trajectory,
     rtol: float,
     atol: float,
+    max_evaluations: int,
 ) -> Entry:
     time = float(iterates.t[-1])
     try:
@@ -246,13 +252,15 @@ def _entry(
                 initial_layer=form != "rest",
                 rtol=rtol,
                 atol=atol,
+                max_evaluations=max_evaluations,
             )
     except OutsideSeriesLimit:
         return Entry(repr(method), form, order, note="outside its series limit")
     except (IllPosed, NoTimeDerivativeForm):
         return Entry(repr(method), form, order, note="no well-posed equation")
-    except Diverged:
-        return Entry(repr(method), form, order, note="the flow diverges")
+    except Diverged as error:
+        stiff = "too stiff" in str(error)
+        return Entry(repr(method), form, order, note="too stiff" if stiff else "the flow diverges")
     except ModeqError as error:
         return Entry(repr(method), form, order, note=str(error))
     errors = step_errors(flowed, iterates)
@@ -331,7 +339,7 @@ def observed_order(
         raise InvalidProblem(f"form is {form!r}: it must be one of {list(_DERIVE)}")
     theta = problem.start(start)
     limit, curvature = float(method.series_limit()), largest_curvature(problem, theta)
-    layer_steps = _layer_steps(method) if form == "field" else 0
+    layer_steps = 0 if form == "phase" else _layer_steps(method)
     if step_sizes is None:
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
@@ -347,7 +355,7 @@ def observed_order(
             "a longer time or smaller step_sizes"
         )
     equation = _DERIVE[form](method, order)
-    if form == "field" and order > 1:
+    if (form == "field" and order > 1) or (form == "time" and order > 2):
         require_series_limit(method, problem, theta, sizes[0])
     errors, scale = [], 0.0
     for h in sizes:
@@ -359,7 +367,7 @@ def observed_order(
             h=h,
             time=float(iterates.t[-1]),
             field=field,
-            initial_layer=initial_layer,
+            initial_layer=False if form == "rest" else initial_layer,
             rtol=1e-13,
             atol=1e-15,
             series_limit=False,
@@ -372,37 +380,56 @@ def observed_order(
         for (a, b), (g, h) in zip(pairwise(errors), pairwise(sizes), strict=True)
     )
     window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
-    expected = expected_order(method, order, initial_layer) if form == "field" else order
+    expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     return ObservedOrder(sizes, tuple(errors), slopes, expected, window, 1e-12 * scale)
 
 
 def _layer_steps(method: GeneralLinearMethod) -> int:
-    """The number of steps in which the parasitic parts fall below rounding."""
+    """The number of steps in which the parasitic parts fall below rounding, with some room."""
     roots = [abs(complex(root)) for root in method.parasitic_polynomial.nroots(n=30)] if method.state_count > 1 else []
     radius = max(roots, default=0.0)
-    return int(np.ceil(np.log(1e-17) / np.log(radius))) if radius > 0 else method.state_count - 1
+    return int(np.ceil(1.1 * np.log(1e-17) / np.log(radius))) if radius > 0 else method.state_count - 1
 
 
-def expected_order(method: GeneralLinearMethod, order: int, initial_layer: Layer = True, search: int = 4) -> int:
-    """Return the k of the error O(hᵏ) of the flow of truncation order p, from the exact coefficients.
+def expected_order(
+    method: GeneralLinearMethod, order: int, *, initial_layer: Layer = True, form: FormName = "field"
+) -> int:
+    """Return the k of the error O(hᵏ) of a form of truncation order p, from its exact coefficients.
 
-    The first neglected terms: of the field those with k + 1 vertices, of the initial layer (through
-    h^{p−1}, or as given) those with k vertices.
+    It is the order of the first neglected term. Of a vector field these are the terms with k + 1 vertices,
+    and those of the initial layer (through h^{p−1}, or as given) with k vertices; of the forms in time
+    derivatives and in phase space the next coefficient that is not zero. From rest, and in phase space
+    from buffers off the slow manifold, errors O(h) and O(h²) stay whatever the truncation is.
 
     Examples
     --------
     >>> import modeq as mq
     >>> expected_order(mq.GradientDescent(), 2), expected_order(mq.HeavyBall(momentum=0.5), 3, initial_layer=1)
     (2, 2)
+    >>> expected_order(mq.GradientDescent(), 3, form="phase")  # the third Bernoulli number is 0
+    4
     """
-    included = order - 1 if initial_layer is True else int(initial_layer)
-    equation = modified_equation(method, order + search)
-    layer = equation.initial_layer(included + 1)
-    in_field = [t.order - 1 for t, c in equation.coefficients.items() if t.order > order and c != 0]
-    in_layer = [t.order for t, c in layer.coefficients.items() if t.order > included and c != 0]
-    neglected = in_field + in_layer
-    if not neglected:
+    search = order + 4
+    off_manifold = any(value != 0 for value in initial_layer_of(method, 1).values())
+    if form == "phase":
+        r = phase_space_form(method, search).r
+        found = [k for row in r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
+        found += [2] if off_manifold else []
+    elif form in ("time", "rest"):
+        c = time_derivative_form(method, search).coefficients
+        found = [k for k in range(order, search) if c[k] != 0]
+        if form == "rest" and order > 1:
+            found.append(1)
+        elif off_manifold and order < 3:
+            found.append(order)
+    else:
+        included = order - 1 if initial_layer is True else int(initial_layer)
+        equation = modified_equation(method, search)
+        layer = initial_layer_of(method, included + 1)
+        found = [tree.order - 1 for tree, value in equation.coefficients.items() if tree.order > order and value != 0]
+        found += [tree.order for tree, value in layer.items() if tree.order > included and value != 0]
+    if not found:
         raise InvalidMethod(
-            f"no neglected term was found through order {order + search} of {method}: give a larger search"
+            f"{method} has no neglected term through order {search}: it may follow its equation exactly"
         )
-    return min(neglected)
+    return min(found)

@@ -42,6 +42,7 @@ def flow(
     initial_layer: Layer = True,
     rtol: float = 1e-10,
     atol: float = 1e-12,
+    max_evaluations: int = 200_000,
     series_limit: bool = True,
     check: bool = True,
 ) -> Trajectory:
@@ -65,6 +66,8 @@ def flow(
         that it passes through the first iterates). False: at θ₀, at rest. An integer, for a
         `ModifiedEquation`: the initial layer through that power of h.
     rtol, atol : tolerances of the integrator
+    max_evaluations : int
+        After this many evaluations the flow is given up as too stiff.
     series_limit : bool
         Whether to refuse a `ModifiedEquation` of order ≥ 2, or a `TimeDerivativeForm` of order ≥ 3 (which
         starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit.
@@ -92,6 +95,8 @@ def flow(
     >>> bool(abs(end - np.exp(-1.05)) < 1e-9)
     True
     """
+    if not isinstance(form, Form):
+        raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
     require_numbers(form.method)
     h, time = _positive(h, "h"), _positive(time, "time")
     theta = problem.start(start)
@@ -104,14 +109,12 @@ def flow(
         system = _vector_field_system(form, problem, theta, h, field, initial_layer)
     elif isinstance(form, TimeDerivativeForm):
         system = _time_derivative_system(form, problem, theta, h, initial_layer)
-    elif isinstance(form, PhaseSpaceForm):
-        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol)
     else:
-        raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
+        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol)
     times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
     if time - times[-1] > 1e-9 * h:
         times = np.append(times, time)
-    trajectory = _integrate(system, times, problem.size, rtol, atol)
+    trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
     return trajectory.checked() if check else trajectory
 
 
@@ -137,10 +140,44 @@ def _positive(value: Any, argument: str) -> float:
     return number
 
 
-def _integrate(system: _System, times: Vector, size: int, rtol: float, atol: float) -> Trajectory:
+class _TooStiff(Exception):
+    """The budget of evaluations is spent."""
+
+
+def _integrate(
+    system: _System, times: Vector, size: int, rtol: float, atol: float, max_evaluations: int = 20_000
+) -> Trajectory:
+    evaluations = 0
+
+    def counted(t: float, u: Vector) -> Vector:
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations > max_evaluations:
+            raise _TooStiff
+        return system.right_hand_side(u)
+
+    try:
+        return _solved(system, counted, times, size, rtol, atol)
+    except _TooStiff:
+        message = (
+            f"given up after {max_evaluations} evaluations, the equation is too stiff at this learning rate: use a "
+            "smaller one, a larger rtol, or a larger max_evaluations"
+        )
+        start = system.start[None, :size]
+        return Trajectory(times[:1], start, max_evaluations, -1, message, system.name)
+
+
+def _solved(
+    system: _System,
+    right_hand_side: Callable[[float, Vector], Vector],
+    times: Vector,
+    size: int,
+    rtol: float,
+    atol: float,
+) -> Trajectory:
     with np.errstate(over="ignore", invalid="ignore"):
         solution = solve_ivp(
-            lambda t, u: system.right_hand_side(u),
+            right_hand_side,
             (times[0], times[-1]),
             system.start,
             method="DOP853",
@@ -218,7 +255,7 @@ def _phase_space_system(
     system = _System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
     if initial_layer and m > 1:
         points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
-        system = _System(right_hand_side, _through_iterates(system, points, q, h), system.name)
+        system = _System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
     return system
 
 
@@ -265,7 +302,7 @@ class _HighestDerivative:
         return path[m]
 
 
-def _through_iterates(system: _System, points: Vector, q: list[float], h: float) -> Vector:
+def _through_iterates(system: _System, points: Vector, q: list[float], h: float, rtol: float) -> Vector:
     """The start from which the flow passes through the first iterates, by a simplified Newton iteration.
 
     The derivative of the flow at n = 1, …, m − 1 with respect to Dθ, …, D^{m−1}θ is that of q(D)θ = 0.
@@ -283,14 +320,14 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float)
     best = np.inf
     for _ in range(60):
         reached = _integrate(
-            _System(system.right_hand_side, start.ravel(), system.name), times, size, rtol=1e-12, atol=1e-14 * scale
+            _System(system.right_hand_side, start.ravel(), system.name), times, size, 0.1 * rtol, 1e-2 * rtol * scale
         ).checked()
         miss = points[1:] - reached.y[1:]
         if not np.max(abs(miss)) < 0.9 * best:
             break
         best = float(np.max(abs(miss)))
         start[1:] += correction @ miss
-        if best <= 1e-13 * scale:
+        if best <= 0.1 * rtol * scale:
             break
     return start.ravel()
 

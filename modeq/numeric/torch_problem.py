@@ -1,6 +1,7 @@
 """The loss of a torch module on data, as a problem in flat float64 vectors."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,10 @@ class TorchProblem:
         for vector in vectors:
             function = _directional(function, self._tensor(vector))
         try:
-            return self._numpy(function(self._tensor(theta)))
+            with warnings.catch_warnings():
+                # torch compiles helpers with its own deprecated script compiler at the first forward derivative.
+                warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+                return self._numpy(function(self._tensor(theta)))
         except (RuntimeError, NotImplementedError) as error:
             raise InvalidProblem(
                 f"torch cannot take derivative {len(vectors) + 1} of this loss ({str(error).splitlines()[0]}); write "

@@ -80,16 +80,10 @@ def test_forms_equal_loops_over_entries():
     charge = Rescale("r", incoming={"b": 0}, outgoing={"a": (1, 3)})
     for i in range(3):
         inner = sum(
-            x["a"][j, 2 * i + k, m] * y["a"][j, 2 * i + k, m]
-            for j in (0, 1)
-            for k in (0, 1)
-            for m in (0, 1, 2)
+            x["a"][j, 2 * i + k, m] * y["a"][j, 2 * i + k, m] for j in (0, 1) for k in (0, 1) for m in (0, 1, 2)
         )
         assert charge.pairing(x, y)[i] == pytest.approx(float(x["b"][i] * y["b"][i] - inner), rel=1e-13)
-        size = (
-            sum(x["a"][j, 2 * i + k, m] ** 2 for j in (0, 1) for k in (0, 1) for m in (0, 1, 2))
-            + x["b"][i] ** 2
-        )
+        size = sum(x["a"][j, 2 * i + k, m] ** 2 for j in (0, 1) for k in (0, 1) for m in (0, 1, 2)) + x["b"][i] ** 2
         assert charge.normaliser(x)[i] == pytest.approx(float(size), rel=1e-13)
         assert charge.generator_norm(x)[i] == pytest.approx(float(size) ** 0.5, rel=1e-13)
     shift = Translation("t", {"a": -1})

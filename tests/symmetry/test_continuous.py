@@ -59,15 +59,11 @@ def closed_form(charge, rate, gamma, omega, force, time):
         gamma, omega, force, time = map(mpmath.mpf, (gamma, omega, force, time))
         if omega == 0:
             drift = force / (2 * gamma)
-            return float(
-                charge + drift * time + (rate - drift) * (1 - mpmath.exp(-2 * gamma * time)) / (2 * gamma)
-            )
+            return float(charge + drift * time + (rate - drift) * (1 - mpmath.exp(-2 * gamma * time)) / (2 * gamma))
         rest, root = force / omega**2, mpmath.sqrt(gamma**2 - omega**2)
         offset = charge - rest
         sine = time if root == 0 else mpmath.sinh(root * time) / root
-        value = mpmath.exp(-gamma * time) * (
-            offset * mpmath.cosh(root * time) + (rate + gamma * offset) * sine
-        )
+        value = mpmath.exp(-gamma * time) * (offset * mpmath.cosh(root * time) + (rate + gamma * offset) * sine)
         return float(mpmath.re(rest + value))
 
 

@@ -93,9 +93,7 @@ def test_a_broken_symmetry_leaves_the_law():
 @pytest.mark.parametrize("degree", [1, 2])
 @settings(deadline=None)
 @given(
-    step=st.builds(
-        SGDStep, h=rates, momentum=momenta, dampening=st.floats(0, 0.9), weight_decay=st.floats(0, 9)
-    ),
+    step=st.builds(SGDStep, h=rates, momentum=momenta, dampening=st.floats(0, 0.9), weight_decay=st.floats(0, 9)),
     seed=st.integers(0, 10**6),
     n=st.integers(0, 40),
 )
@@ -112,9 +110,7 @@ def test_the_closed_form_is_the_recursion(degree, step, seed, n):
 
 
 @settings(deadline=None)
-@given(
-    degree=st.sampled_from([1, 2]), alpha=st.floats(0, 0.9), decay=st.floats(0, 0.5), seed=st.integers(0, 99)
-)
+@given(degree=st.sampled_from([1, 2]), alpha=st.floats(0, 0.9), decay=st.floats(0, 0.5), seed=st.integers(0, 99))
 def test_torch_starts_as_if_from_a_virtual_buffer(degree, alpha, decay, seed):
     draw = np.random.default_rng(seed)
     value, force, step = *draw.normal(size=2), SGDStep(0.1, 0.9, alpha, decay)
@@ -124,9 +120,7 @@ def test_torch_starts_as_if_from_a_virtual_buffer(degree, alpha, decay, seed):
 
 
 @settings(deadline=None)
-@given(
-    factor=st.floats(-5, 5), step=st.builds(SGDStep, h=rates, momentum=momenta, weight_decay=st.floats(0, 1))
-)
+@given(factor=st.floats(-5, 5), step=st.builds(SGDStep, h=rates, momentum=momenta, weight_decay=st.floats(0, 1)))
 def test_the_laws_are_linear_in_charge_momentum_and_forcing(factor, step):
     for degree in (1, 2):
         plain = discrete_step(1.0, 0.3, step, 0.7, 0.2, degree=degree)

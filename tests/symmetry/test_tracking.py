@@ -312,9 +312,7 @@ def test_a_diverged_training_is_reported_with_its_record(train):
             module.unit.grad.fill_(float("inf"))
 
     tracker = train(9, before_step=explode, **MOMENTUM)
-    with pytest.raises(
-        Diverged, match="charge 'unit' is not finite from step 7 on: the training diverged"
-    ) as info:
+    with pytest.raises(Diverged, match="charge 'unit' is not finite from step 7 on: the training diverged") as info:
         tracker.residual()
     assert np.isfinite(info.value.trajectory.measured[:7]).all()
     assert tracker.explain()["unit"] == "Scale 'unit': not finite from step 7 on; the training diverged."
@@ -326,9 +324,7 @@ def test_a_diverged_prediction_is_reported(train):
             module.unit.grad.mul_(1e200)  # its square is beyond the largest number
 
     tracker = train(4, before_step=shift, lr=1e-202)
-    with pytest.raises(
-        Diverged, match="the discrete law is not finite from step 4 on, although the charge is"
-    ):
+    with pytest.raises(Diverged, match="the discrete law is not finite from step 4 on, although the charge is"):
         tracker.residual()
 
 
@@ -337,9 +333,7 @@ def test_the_article_has_no_nesterov(train):
     assert np.isfinite(tracker.record["unit"].predicted["corrected"]).all()
     with pytest.raises(NoClosedLaw, match="charge 'unit': the article has no law for Nesterov"):
         tracker.residual("article")
-    with pytest.raises(
-        NoClosedLaw, match="no law 'exact'; choose one of discrete, article, corrected, with_defect"
-    ):
+    with pytest.raises(NoClosedLaw, match="no law 'exact'; choose one of discrete, article, corrected, with_defect"):
         tracker.residual("exact")
 
 
@@ -362,9 +356,7 @@ def test_a_subclass_may_update_otherwise_and_is_refused():
 def test_parameters_outside_of_the_optimizer_are_refused():
     module = SmoothNetwork()
     optimizer = torch.optim.SGD([module.unit, module.inner], lr=0.1)
-    with pytest.raises(
-        InvalidCharge, match="charge 'inner-outer': 'outer' is not among the optimizer's parameters"
-    ):
+    with pytest.raises(InvalidCharge, match="charge 'inner-outer': 'outer' is not among the optimizer's parameters"):
         track(module, optimizer, SMOOTH_CHARGES)
 
 
@@ -395,9 +387,7 @@ def two_groups(module, **options):
 )
 def test_a_charge_across_different_groups_is_refused_by_name(options):
     module = SmoothNetwork()
-    message = (
-        r"charge 'inner-outer' has members in parameter groups .* group 0 \(inner\): .*; group 1 \(outer\): "
-    )
+    message = r"charge 'inner-outer' has members in parameter groups .* group 0 \(inner\): .*; group 1 \(outer\): "
     with pytest.raises(NoClosedLaw, match=message):
         track(module, two_groups(module, **options), SMOOTH_CHARGES)
 
@@ -428,9 +418,7 @@ def test_half_of_a_charge_obeys_no_law(train):
     def freeze(_, module, __):
         module.inner.grad = None
 
-    with pytest.raises(
-        NoClosedLaw, match="charge 'inner-outer': inner got no gradient while its other members did"
-    ):
+    with pytest.raises(NoClosedLaw, match="charge 'inner-outer': inner got no gradient while its other members did"):
         train(1, before_step=freeze, **MOMENTUM)
 
 
@@ -446,7 +434,5 @@ def test_first_steps_at_different_times_obey_no_law_when_dampened():
             loop(module, optimizer, 3, 20)
             exact(tracker)
         else:
-            with pytest.raises(
-                NoClosedLaw, match="outer has no momentum buffer yet while its other members do"
-            ):
+            with pytest.raises(NoClosedLaw, match="outer has no momentum buffer yet while its other members do"):
                 track(module, optimizer, [Rescale("r", {"inner": 0}, {"outer": 1})])

@@ -1,0 +1,158 @@
+"""The discrete optimizer: the general linear method in numpy is torch.optim.SGD, step for step."""
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import modeq as mq
+from modeq.numeric.iteration import _iterate_method, learning_rates
+from modeq.testing import methods
+
+X = sp.Symbol("x")
+
+
+def network_problem(batches=None):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+        inputs, targets = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
+    return mq.TorchProblem(module, lambda y, t: ((y - t) ** 2).mean(), inputs, targets, batches=batches)
+
+
+def schedule(n):
+    return 0.1 / (1 + n % 4)
+
+
+BATCHES = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5, 6]), torch.tensor([7])]
+OPTIMIZERS = {
+    "sgd": mq.GradientDescent(),
+    "sgd, decay": mq.GradientDescent().with_weight_decay(0.1),
+    "heavy ball": mq.HeavyBall(0.9),
+    "dampening, decay": mq.HeavyBall(0.9, 0.3).with_weight_decay(0.05),
+    "nesterov, decay": mq.Nesterov(0.8).with_weight_decay(0.05),
+}
+
+
+@pytest.mark.parametrize("h", [0.1, schedule], ids=["constant", "schedule"])
+@pytest.mark.parametrize("batches", [None, BATCHES], ids=["full", "batches"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_method_is_torch_sgd(name, batches, h):
+    problem = network_problem(batches)
+    method = OPTIMIZERS[name]
+    real = mq.iterate(method, problem, h=h, steps=12)
+    assert real.name.startswith("torch.optim.SGD")
+    own = _iterate_method(method, problem, problem.start(), learning_rates(h, 12), batches)
+    np.testing.assert_allclose(real.y, own.y, rtol=0, atol=1e-14)
+
+
+@given(methods(weight_decay=True), st.integers(1, 8))
+def test_on_a_line_the_method_is_its_recurrence(method, steps):
+    """v⁺ = βv + (1−α)d with torch's first step, by hand, on L = x²/2."""
+    problem = mq.SymbolicProblem(X**2 / 2, [X])
+    h, theta, buffer = 0.1, 1.0, None
+    base = method
+    rate = float(next(iter(method.decay.values()), 0))
+    coupled = method.sgd is not None
+    name = method.name
+    momentum, dampening, nesterov = _hyperparameters(name)
+    expected = [theta]
+    for _ in range(steps):
+        d = theta + (rate * theta if coupled else 0)
+        if momentum:
+            buffer = d if buffer is None and coupled_start(name) else momentum * (buffer or 0.0) + (1 - dampening) * d
+            update = d + momentum * buffer if nesterov else buffer
+        else:
+            update = d
+        theta = theta - h * update - (0 if coupled else h * rate * theta)
+        expected.append(theta)
+    got = mq.iterate(base, problem, [1.0], h=h, steps=steps).y.ravel()
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def coupled_start(name):
+    return name.startswith("HeavyBall")
+
+
+def _hyperparameters(name):
+    call = name.split(".with_weight_decay")[0]
+    values = dict(part.split("=") for part in call[call.index("(") + 1 : -1].split(", ") if part)
+    numbers = {key: float(sp.Rational(value)) for key, value in values.items()}
+    return numbers.get("momentum", 0.0), numbers.get("dampening", 0.0), call.startswith("Nesterov")
+
+
+def test_several_queries_run_in_their_order():
+    """The explicit midpoint rule as a one-state, two-query method: exact on x' = −x to second order."""
+    half = sp.Rational(1, 2)
+    midpoint = mq.GeneralLinearMethod(A=[[1]], B=[[0, 1]], C=[[1], [1]], D=[[0, 0], [half, 0]], name="midpoint")
+    problem = mq.SymbolicProblem(X**2 / 2, [X])
+    got = mq.iterate(midpoint, problem, [1.0], h=0.1, steps=1).y[-1, 0]
+    assert got == pytest.approx(1 - 0.1 + 0.005, abs=1e-16)
+
+
+def test_times_follow_the_schedule():
+    problem = mq.SymbolicProblem(X**2 / 2, [X])
+    trajectory = mq.iterate(mq.GradientDescent(), problem, [1.0], h=lambda n: 0.1 * (n + 1), steps=3)
+    np.testing.assert_allclose(trajectory.t, [0, 0.1, 0.3, 0.6])
+
+
+def test_divergence_is_raised_with_what_there_is():
+    problem = mq.SymbolicProblem(X**4, [X])
+    with pytest.raises(mq.Diverged, match="not finite after step") as caught:
+        mq.iterate(mq.GradientDescent(), problem, [10.0], h=1.0, steps=50)
+    kept = caught.value.trajectory
+    assert np.isfinite(kept.y).all()
+    assert len(kept.y) == len(kept.t) > 1
+    result = mq.iterate(mq.GradientDescent(), problem, [10.0], h=1.0, steps=50, check=False)
+    assert not result.success
+    assert result.status == -1
+
+
+def test_divergence_of_a_network_is_raised():
+    with pytest.raises(mq.Diverged, match="smaller learning rate than 1e"):
+        mq.iterate(mq.HeavyBall(0.9), network_problem(), h=1e200, steps=30)
+
+
+def test_the_callers_module_is_left_alone():
+    module = torch.nn.Linear(2, 1, dtype=torch.float64)
+    before = [p.detach().clone() for p in module.parameters()]
+    problem = mq.TorchProblem(
+        module, lambda y, t: ((y - t) ** 2).mean(), torch.ones(3, 2, dtype=torch.float64), torch.zeros(3, 1)
+    )
+    state = torch.random.get_rng_state()
+    mq.iterate(mq.HeavyBall(0.9), problem, h=0.1, steps=5)
+    problem.derivative(problem.start(), [problem.start()])
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert all(p.grad is None for p in module.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        ({"h": -0.1, "steps": 3}, r"learning rate h is -0.1 at step 0: give a positive number"),
+        ({"h": float("nan"), "steps": 3}, "learning rate h is nan"),
+        ({"h": 0.1, "steps": -1}, "steps is -1: give an integer from 0"),
+        ({"h": 0.1, "steps": 1.5}, "steps is 1.5"),
+        ({"h": lambda n: 0.1 - 0.1 * n, "steps": 3}, "0.0 at step 1"),
+        ({"h": 0.1, "steps": 3, "batches": [[0]]}, "has no data: use a TorchProblem"),
+    ],
+)
+def test_bad_arguments(keywords, message):
+    problem = mq.SymbolicProblem(X**2, [X])
+    with pytest.raises(mq.InvalidProblem, match=message):
+        mq.iterate(mq.GradientDescent(), problem, [1.0], **keywords)
+
+
+def test_symbols_must_be_numbers():
+    problem = mq.SymbolicProblem(X**2, [X])
+    with pytest.raises(mq.InvalidMethod, match=r"has free symbols: substitute numbers with method\.subs"):
+        mq.iterate(mq.HeavyBall(sp.Symbol("beta")), problem, [1.0], h=0.1, steps=2)
+
+
+def test_implicit_methods_are_refused():
+    implicit = mq.GeneralLinearMethod(A=[[1]], B=[[1]], C=[[1]], D=[[1]], name="implicit Euler")
+    with pytest.raises(mq.UnsupportedOptimizer, match="implicit Euler is implicit"):
+        mq.iterate(implicit, mq.SymbolicProblem(X**2, [X]), [1.0], h=0.1, steps=2)

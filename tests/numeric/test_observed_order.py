@@ -1,0 +1,119 @@
+"""The flows follow the real optimizers with the order that the coefficients predict, no less and no more.
+
+Set up inside the series limit, from zero buffers with the initial layer, on smooth losses.
+"""
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+
+import modeq as mq
+from modeq.numeric.comparison import expected_order
+from modeq.numeric.data import digits
+from modeq.numeric.networks.small import tanh_network
+from modeq.testing import assert_order
+
+X, Y = sp.symbols("x y")
+HALF = sp.Rational(1, 2)
+METHODS = {
+    "gradient descent": mq.GradientDescent(),
+    "heavy ball": mq.HeavyBall(momentum=HALF),
+    "heavy ball, dampening": mq.HeavyBall(momentum=HALF, dampening=sp.Rational(3, 10)),
+    "Nesterov": mq.Nesterov(momentum=HALF),
+    "heavy ball, coupled decay": mq.HeavyBall(momentum=HALF).with_weight_decay(sp.Rational(1, 10)),
+    "heavy ball, decoupled decay": mq.HeavyBall(momentum=HALF).with_weight_decay(sp.Rational(1, 10), decoupled=True),
+}
+
+
+@pytest.fixture(scope="module")
+def two_variables():
+    return mq.SymbolicProblem((X**2 - Y) ** 2 / 4 + sp.sin(X + Y) / 2 + X**2 / 2 + Y**2, [X, Y])
+
+
+@pytest.fixture(scope="module")
+def network():
+    images, labels = digits(dtype=torch.float64)
+    return mq.TorchProblem(tanh_network(), torch.nn.functional.cross_entropy, images[:64], labels[:64])
+
+
+@pytest.mark.parametrize("field", ["lambdify", "gradients"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_vector_field_on_two_variables(name, order, field, two_variables):
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, field=field)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
+def test_vector_field_on_a_network(name, order, network):
+    assert_order(METHODS[name], network, order=order, time=1.5, field="gradients")
+
+
+def test_vector_field_on_a_network_by_automatic_differentiation(network):
+    assert_order(METHODS["heavy ball"], network, order=2, time=1.5, field="autodiff")
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("name", ["heavy ball", "heavy ball, dampening", "Nesterov"])
+def test_a_layer_one_order_short_costs_one_order(name, order, two_variables):
+    observed = assert_order(
+        METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, initial_layer=order - 2, expected=order - 1
+    )
+    assert observed.expected == order - 1
+
+
+@pytest.mark.parametrize("name", ["heavy ball", "Nesterov"])
+def test_a_layer_one_order_short_costs_one_order_on_a_network(name, network):
+    assert_order(METHODS[name], network, order=3, time=1.5, initial_layer=1, expected=2)
+
+
+@pytest.mark.parametrize(
+    "name, orders",
+    [("gradient descent", (1, 2, 3, 4)), ("heavy ball", (1, 2, 3, 4)), ("Nesterov", (1, 2))],
+)
+def test_time_derivative_form(name, orders, two_variables):
+    for order in orders:
+        assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="time")
+
+
+@pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
+def test_from_rest_the_second_order_form_is_of_first_order(name, two_variables):
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=2, time=0.6, form="rest", expected=1)
+
+
+@pytest.mark.parametrize("name", ["gradient descent", "heavy ball, dampening", "Nesterov"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_phase_space_form(name, order, two_variables):
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="phase")
+
+
+def test_expected_order_reads_the_coefficients():
+    assert expected_order(mq.GradientDescent(), 3) == 3
+    assert expected_order(mq.GradientDescent(), 3, form="phase") == 4  # B₃ = 0
+    assert expected_order(METHODS["heavy ball"], 3, initial_layer=1) == 2
+    assert expected_order(METHODS["heavy ball"], 4, form="phase") == 2  # a shift O(h²) stays from zero buffers
+
+
+def test_a_wrong_expectation_fails(two_variables):
+    with pytest.raises(AssertionError, match="expected slope 3, observed"):
+        assert_order(mq.GradientDescent(), two_variables, [0.8, -0.4], order=2, time=0.6, expected=3)
+
+
+def test_too_short_a_time_for_the_layer_is_refused(two_variables):
+    with pytest.raises(mq.InvalidProblem, match=r"initial layer of .* lasts until"):
+        mq.observed_order(
+            METHODS["heavy ball"], two_variables, [0.8, -0.4], time=0.1, order=2, step_sizes=[0.01, 0.005]
+        )
+
+
+def test_step_sizes_must_fall(two_variables):
+    with pytest.raises(mq.InvalidProblem, match="the largest first"):
+        mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=1.0, order=2, step_sizes=[0.01, 0.02])
+
+
+def test_window_and_noise_floor_are_reported(two_variables):
+    observed = mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=0.6, order=2)
+    assert observed.window[0] <= 0.2 * 1.001
+    assert np.isclose(observed.window[0] / observed.window[1], 2**4)
+    assert 0 < observed.noise_floor < observed.errors[-1]
