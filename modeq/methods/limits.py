@@ -137,7 +137,7 @@ def _roots_in_z(P: sp.Poly, at: complex) -> np.ndarray:
 
 
 def _series_limit_number(P: sp.Poly, candidates: list[sp.Expr]) -> sp.Expr:
-    for candidate in sorted(candidates, key=lambda c: (round(abs(complex(c)), 12), sp.im(c) < 0)):
+    for candidate in sorted(candidates, key=lambda c: (round(abs(complex(c)), 12), complex(c).imag < 0)):
         if _principal_root_is_singular(P, complex(candidate)):
             return sp.Abs(candidate)
     return sp.oo
