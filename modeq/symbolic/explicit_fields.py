@@ -27,8 +27,8 @@ class ExplicitField:
 
     @property
     def parameters(self) -> tuple[sp.Symbol, ...]:
-        """The symbols besides the variables, sorted by name (h among them if it is a symbol)."""
-        free = frozenset().union(*(c.free_symbols for c in self.components)) - set(self.variables)
+        """The symbols besides the variables, sorted by name (h always among them if it is a symbol)."""
+        free = self.h.free_symbols.union(*(c.free_symbols for c in self.components)) - set(self.variables)
         return tuple(sorted(free, key=lambda s: s.name))
 
     def lambdify(self, modules: str = "numpy") -> Callable[..., Any]:

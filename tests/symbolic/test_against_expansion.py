@@ -15,8 +15,8 @@ ORDER = 4
 X = sp.symbols("u v")
 # Cubic in two variables: f, f', f'', f''' are generic enough to tell all eight trees apart.
 FIELD = (
-    1 + 2 * X[0] - X[1] + X[0] ** 2 + 3 * X[0] * X[1] - 2 * X[1] ** 2 + X[0] ** 3 - X[0] * X[1] ** 2,
-    2 - X[0] + X[1] - 2 * X[0] ** 2 + X[0] * X[1] + X[1] ** 2 + 2 * X[0] ** 2 * X[1] + X[1] ** 3,
+    1 - X[1] + 3 * X[0] * X[1] + X[0] ** 3,
+    2 + X[0] - 2 * X[0] ** 2 + X[0] * X[1] ** 2,
 )
 beta, alpha = sp.symbols("beta alpha")
 B, ALPHA, LAM = Q(2, 5), Q(1, 5), Q(1, 3)

@@ -5,7 +5,7 @@ import math
 import pickle
 from collections import Counter
 from fractions import Fraction
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import hypothesis.strategies as st
 import pytest
@@ -165,8 +165,9 @@ def test_butcher_product(a, b):
 @given(st.lists(pairs, min_size=2, max_size=5))
 def test_the_order_among_trees_is_total(descriptions):
     trees = sorted(mq.Tree(*pair) for pair in descriptions)
-    assert trees == sorted(reversed(trees))
-    assert all(a <= b for a, b in zip(trees, trees[1:], strict=False))
+    backwards = [mq.Tree(*pair) for pair in reversed(descriptions)]
+    assert trees == sorted(backwards)
+    assert all(a <= b for a, b in pairwise(trees))
     assert [tree.order for tree in trees] == sorted(tree.order for tree in trees)
 
 

@@ -203,11 +203,11 @@ def test_methods_that_have_no_such_form(make):
 
 def test_errors():
     symbolic = mq.time_derivative_form(mq.HeavyBall(beta), order=2)
-    with pytest.raises(mq.IllPosed, match="roots depend on .*beta.*substitute numbers"):
+    with pytest.raises(mq.IllPosed, match=r"roots depend on .*beta.*substitute numbers"):
         _ = symbolic.roots
     with pytest.raises(mq.InvalidOrder, match="order is 0: the lowest"):
         mq.time_derivative_form(mq.GradientDescent(), order=0)
-    with pytest.raises(mq.InvalidOrder, match="order is 1.5"):
+    with pytest.raises(mq.InvalidOrder, match=r"order is 1\.5"):
         mq.time_derivative_form(mq.GradientDescent(), order=1.5)
     with pytest.raises(mq.InvalidMethod, match="is no method: give one such as"):
         mq.time_derivative_form(mq.GradientDescent, order=2)
