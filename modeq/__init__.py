@@ -30,7 +30,18 @@ _PUBLIC = {
     ),
     "methods.base": ("GeneralLinearMethod",),
     "methods.descent": ("GradientDescent",),
-    "methods.momentum": ("HeavyBall", "Nesterov"),
+    "methods.from_torch": ("method_from_torch",),
+    "methods.traced": ("method_from",),
+    "methods.momentum": (
+        "ClassicalNesterov",
+        "HeavyBall",
+        "Nesterov",
+        "OptimisticGradient",
+        "QuasiHyperbolic",
+        "TripleMomentum",
+    ),
+    "methods.multistep": ("LinearMultistep",),
+    "methods.runge_kutta": ("Extragradient", "ImplicitEuler", "RungeKutta"),
     "symbolic.rooted_trees": ("Tree", "trees"),
     "symbolic.equation": ("ModifiedEquation", "modified_equation"),
     "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
@@ -71,8 +82,18 @@ if TYPE_CHECKING:
     from modeq.errors import *
     from modeq.methods.base import GeneralLinearMethod as GeneralLinearMethod
     from modeq.methods.descent import GradientDescent as GradientDescent
+    from modeq.methods.from_torch import method_from_torch as method_from_torch
+    from modeq.methods.momentum import ClassicalNesterov as ClassicalNesterov
     from modeq.methods.momentum import HeavyBall as HeavyBall
     from modeq.methods.momentum import Nesterov as Nesterov
+    from modeq.methods.momentum import OptimisticGradient as OptimisticGradient
+    from modeq.methods.momentum import QuasiHyperbolic as QuasiHyperbolic
+    from modeq.methods.momentum import TripleMomentum as TripleMomentum
+    from modeq.methods.multistep import LinearMultistep as LinearMultistep
+    from modeq.methods.runge_kutta import Extragradient as Extragradient
+    from modeq.methods.runge_kutta import ImplicitEuler as ImplicitEuler
+    from modeq.methods.runge_kutta import RungeKutta as RungeKutta
+    from modeq.methods.traced import method_from as method_from
     from modeq.numeric.comparison import Comparison as Comparison
     from modeq.numeric.comparison import ObservedOrder as ObservedOrder
     from modeq.numeric.comparison import compare as compare

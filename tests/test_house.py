@@ -64,7 +64,9 @@ def test_import_is_light():
 
 
 FUNCTIONS = {
-    "GradientDescent", "HeavyBall", "Nesterov", "compare", "damping_regime", "exact_quadratic_flow", "flow", "iterate",
+    "ClassicalNesterov", "Extragradient", "GradientDescent", "HeavyBall", "ImplicitEuler", "LinearMultistep", "Nesterov",
+    "OptimisticGradient", "QuasiHyperbolic", "RungeKutta", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow", "flow", "iterate", "method_from",
+    "method_from_torch",
     "modified_equation", "observed_order", "phase_space_form", "study", "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {

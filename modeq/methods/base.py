@@ -337,6 +337,19 @@ class GeneralLinearMethod:
 
         return with_weight_decay(self, lam, decoupled)
 
+    def to_torch(self, parameters: Any, h: float) -> Any:
+        """Return torch.optim.SGD that runs this method; see :func:`modeq.methods.from_torch.to_torch`.
+
+        Examples
+        --------
+        >>> import modeq as mq, torch
+        >>> mq.HeavyBall(momentum=0.9).to_torch([torch.zeros(2, requires_grad=True)], h=0.1).param_groups[0]["momentum"]
+        0.9
+        """
+        from modeq.methods.from_torch import to_torch
+
+        return to_torch(self, parameters, h)
+
     def subs(self, *substitution: Any) -> "GeneralLinearMethod":
         """Return the method with symbols replaced, as in sympy's ``subs``.
 

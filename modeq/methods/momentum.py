@@ -1,4 +1,4 @@
-"""Heavy ball and Nesterov, in the variables and with the first step of torch.optim.SGD."""
+"""Methods with momentum; heavy ball and Nesterov with the variables and the first step of torch.optim.SGD."""
 
 from typing import Any
 
@@ -98,3 +98,144 @@ def _fraction(value: Any, argument: str) -> sp.Expr:
     if expression.is_number and not 0 <= expression < 1:
         raise InvalidMethod(f"{argument} is {value!r}: give a number in [0, 1), 0.9 for instance")
     return expression
+
+
+def ClassicalNesterov(momentum: Any) -> GeneralLinearMethod:
+    """Return Nesterov momentum in its classical variables: the gradient is taken ahead of the parameters.
+
+        y = θ + β (θ − θ⁻),    θ⁺ = y − h ∇L(y).
+
+    Parameters
+    ----------
+    momentum : number in [0, 1), or sympy expression
+
+    Raises
+    ------
+    InvalidMethod
+        If a number is out of its range.
+
+    Notes
+    -----
+    Its modified equation differs from that of :func:`Nesterov`, whose parameters are the points y, from
+    order 3 on. States: θ and θ − θ⁻. Source: Nesterov 1983.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> classical, stored = (mq.modified_equation(m(0.5), 3) for m in (mq.ClassicalNesterov, mq.Nesterov))
+    >>> [classical[tree] == stored[tree] for tree in stored]
+    [True, True, True, False]
+    """
+    beta = _fraction(momentum, "momentum")
+    return GeneralLinearMethod(
+        A=[[1, beta], [0, beta]],
+        B=[[1], [1]],
+        C=[[1, beta]],
+        D=[[0]],
+        name=f"ClassicalNesterov(momentum={beta})",
+    )
+
+
+def QuasiHyperbolic(momentum: Any, nu: Any) -> GeneralLinearMethod:
+    """Return quasi-hyperbolic momentum, an average of gradient descent and averaged momentum.
+
+        v⁺ = β v + (1 − β) g,    θ⁺ = θ − h [(1 − ν) g + ν v⁺].
+
+    Parameters
+    ----------
+    momentum : number in [0, 1), or sympy expression
+    nu : number or sympy expression
+        0 is gradient descent, 1 averaged momentum.
+
+    Raises
+    ------
+    InvalidMethod
+        If a momentum is out of its range.
+
+    Notes
+    -----
+    The buffer starts at 0, and every step is an ordinary one. Source: Ma, Yarats 2019 (arXiv 1810.06801).
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> beta, nu = sp.symbols("beta nu")
+    >>> mq.modified_equation(mq.QuasiHyperbolic(beta, nu), order=2).coefficients
+    {Tree([]): 1, Tree([[]]): -(2*beta*nu - beta + 1)/(2*(1 - beta))}
+    """
+    beta, weight = _fraction(momentum, "momentum"), exact(nu, "nu")
+    return GeneralLinearMethod(
+        A=[[1, weight * beta], [0, beta]],
+        B=[[1 - weight + weight * (1 - beta)], [1 - beta]],
+        C=[[1, 0]],
+        D=[[0]],
+        name=f"QuasiHyperbolic(momentum={beta}, nu={weight})",
+    )
+
+
+def TripleMomentum(beta: Any, gamma: Any, delta: Any) -> GeneralLinearMethod:
+    """Return the triple momentum method, with separate points for the gradient and for the output.
+
+        ξ⁺ = ξ + β (ξ − ξ⁻) − h ∇L(y),    y = ξ + γ (ξ − ξ⁻),    θ = ξ + δ (ξ − ξ⁻).
+
+    Parameters
+    ----------
+    beta : number in [0, 1), or sympy expression
+    gamma, delta : numbers or sympy expressions
+        γ = δ = 0 is the heavy ball, γ = β, δ = 0 classical Nesterov.
+
+    Raises
+    ------
+    InvalidMethod
+        If β is out of its range.
+
+    Notes
+    -----
+    Source: Van Scoy, Freeman, Lynch 2018, *The fastest known globally convergent first-order method for
+    minimizing strongly convex functions* (IEEE Control Systems Letters 2).
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> triple = mq.modified_equation(mq.TripleMomentum(0.5, 0.5, 0), 4)
+    >>> triple.coefficients == mq.modified_equation(mq.ClassicalNesterov(0.5), 4).coefficients
+    True
+    """
+    b = _fraction(beta, "beta")
+    g, d = exact(gamma, "gamma"), exact(delta, "delta")
+    return GeneralLinearMethod(
+        A=[[1, b], [0, b]],
+        B=[[1], [1]],
+        C=[[1, g]],
+        D=[[0]],
+        readout=[1, d],
+        name=f"TripleMomentum(beta={b}, gamma={g}, delta={d})",
+    )
+
+
+def OptimisticGradient() -> GeneralLinearMethod:
+    """Return the optimistic gradient method, θ⁺ = θ + h [2 f(θ) − f(θ⁻)].
+
+    The first step is plain gradient descent. The last gradient is a shift register: a parasitic
+    eigenvalue 0.
+
+    Notes
+    -----
+    Source: Popov 1980; Daskalakis, Ilyas, Syrgkanis, Zeng 2018 (arXiv 1711.00141).
+
+    Examples
+    --------
+    To first order it corrects like implicit Euler:
+
+    >>> import modeq as mq
+    >>> mq.modified_equation(mq.OptimisticGradient(), order=2)[[[]]]
+    1/2
+    """
+    return GeneralLinearMethod(
+        A=[[1, -1], [0, 0]],
+        B=[[2], [1]],
+        C=[[1, 0]],
+        D=[[0]],
+        start=[[0], [1]],
+        name="OptimisticGradient()",
+    )

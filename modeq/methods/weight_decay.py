@@ -42,6 +42,8 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
         raise InvalidMethod(f"{method.name} has weight decay already: give its whole rate at once")
     if rate == 0:
         return method
+    if method.sgd is not None and method.sgd.get("maximize"):
+        raise InvalidMethod(f"{method.name} has turned the sign of its gradients: apply weight decay before that")
     colour = method.colour_count
     decay = {colour: rate}
     sgd = None

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import NoConvergence, newton_krylov
 
-from modeq.errors import InvalidMethod, InvalidProblem, UnsupportedOptimizer
+from modeq.errors import Diverged, InvalidMethod, InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.protocol import Problem, Vector
 from modeq.numeric.torch_problem import TorchProblem
@@ -34,7 +35,7 @@ def iterate(
     Parameters
     ----------
     method : GeneralLinearMethod
-        With numbers for its symbols, and explicit.
+        With numbers for its symbols. The queries of an implicit one are solved for to rounding.
     problem, start : the problem, and a start in a form it takes
     h : positive number, or function of the step n
         The learning rate.
@@ -132,8 +133,6 @@ def _iterate_torch(
 def _iterate_method(
     method: GeneralLinearMethod, problem: Problem, theta: Vector, rates: list[float], batches: Sequence[Any] | None
 ) -> Trajectory:
-    if method.query_order is None:
-        raise UnsupportedOptimizer(f"{method} is implicit: its queries depend on one another and cannot be iterated")
     A, B, C, D, readout, start, u = (
         np.array(m.tolist(), dtype=np.float64)
         for m in (method.A, method.B, method.C, method.D, method.readout, method.start, method.preconsistency)
@@ -151,15 +150,48 @@ def _iterate_method(
         for n, h in enumerate(rates):
             if n and h != rates[n - 1]:
                 X[buffers] *= h / rates[n - 1]
-            F = np.zeros((method.query_count, theta.size))
-            for i in method.query_order:
-                F[i] = fields[method.colours[i]](C[i] @ X + h * (D[i] @ F), n)
-            gradients += len(queried)
+            if method.query_order is None:
+                F, sweeps = _implicit_gradients(method, fields, C @ X, h * D, n)
+                gradients += sweeps * len(queried)
+            else:
+                F = np.zeros((method.query_count, theta.size))
+                for i in method.query_order:
+                    F[i] = fields[method.colours[i]](C[i] @ X + h * (D[i] @ F), n)
+                gradients += len(queried)
             X = A @ X + h * (B @ F)
             points.append((readout @ X)[0])
             if not np.all(np.isfinite(points[-1])):
                 break
     return _result(points, rates, gradients, str(method))
+
+
+def _implicit_gradients(
+    method: GeneralLinearMethod, fields: list[Callable[[Vector, int], Vector]], known: Vector, hD: Vector, n: int
+) -> tuple[Vector, int]:
+    """Solve y = known + hD f(y) to rounding: by sweeps, and where they do not contract by Newton–Krylov."""
+    sweeps = 0
+
+    def evaluate(y: Vector) -> Vector:
+        nonlocal sweeps
+        sweeps += 1
+        return np.array([fields[c](row, n) for c, row in zip(method.colours, y, strict=True)])
+
+    y, change = known, np.inf
+    for _ in range(200):
+        updated = known + hD @ evaluate(y)
+        previous, change = change, float(np.max(abs(updated - y)))
+        y = updated
+        if change <= 4e-16 * np.max(abs(y)) or not change < previous:
+            break
+    rounding = 1e-13 * max(1.0, float(np.max(abs(y)))) if np.all(np.isfinite(y)) else 0.0
+    if not change <= rounding:
+        try:
+            y = newton_krylov(lambda y: y - known - hD @ evaluate(y), known, f_tol=1e-12, maxiter=200)
+        except (NoConvergence, ValueError) as error:
+            raise Diverged(
+                f"{method}: the implicit equation of step {n} could not be solved; use a smaller learning rate"
+            ) from error
+    return evaluate(y), sweeps
 
 
 def _field(

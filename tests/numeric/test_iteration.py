@@ -152,7 +152,29 @@ def test_symbols_must_be_numbers():
         mq.iterate(mq.HeavyBall(sp.Symbol("beta")), problem, [1.0], h=0.1, steps=2)
 
 
-def test_implicit_methods_are_refused():
-    implicit = mq.GeneralLinearMethod(A=[[1]], B=[[1]], C=[[1]], D=[[1]], name="implicit Euler")
-    with pytest.raises(mq.UnsupportedOptimizer, match="implicit Euler is implicit"):
-        mq.iterate(implicit, mq.SymbolicProblem(X**2, [X]), [1.0], h=0.1, steps=2)
+@pytest.mark.parametrize("h", [0.1, 3.0], ids=["contracting sweeps", "Newton"])
+def test_implicit_euler_solves_its_equation(h):
+    problem = mq.SymbolicProblem(X**2 / 2 + X**4 / 4, [X])
+    y = mq.iterate(mq.ImplicitEuler(), problem, [1.0], h=h, steps=4).y.ravel()
+    np.testing.assert_allclose(y[1:] + h * (y[1:] + y[1:] ** 3), y[:-1], rtol=0, atol=1e-11)
+
+
+def test_a_trapezoidal_step_as_multistep_and_as_runge_kutta():
+    half = sp.Rational(1, 2)
+    multistep = mq.LinearMultistep([-1, 1], [half, half])
+    tableau = mq.RungeKutta([[0, 0], [half, half]], [half, half])
+    problem = mq.SymbolicProblem(X**4 / 4 + X**2, [X])
+    first, second = (mq.iterate(m, problem, [1.0], h=0.1, steps=5).y for m in (multistep, tableau))
+    np.testing.assert_allclose(first, second, atol=1e-13)
+
+
+def test_a_two_step_method_is_its_recurrence():
+    """Adams–Bashforth, θ_{n+1} = θ_n + h(3f_n − f_{n−1})/2 with f₋₁ = 0, on x' = −x."""
+    half = sp.Rational(1, 2)
+    adams = mq.LinearMultistep(rho=[0, -1, 1], sigma=[-half, 3 * half])
+    got = mq.iterate(adams, mq.SymbolicProblem(X**2 / 2, [X]), [1.0], h=0.1, steps=4).y.ravel()
+    theta, before = [1.0], 0.0
+    for _ in range(4):
+        theta.append(theta[-1] + 0.1 * (1.5 * -theta[-1] - 0.5 * before))
+        before = -theta[-2]
+    np.testing.assert_allclose(got, theta, atol=1e-15)
