@@ -45,6 +45,11 @@ CASES = {
         decayed(naive.gradient_descent, LAM),
         {},
     ),
+    "extragradient, decay at both queries": (
+        registry.extragradient().with_weight_decay(LAM),
+        decayed(naive.extragradient, LAM),
+        {},
+    ),
     "dampened heavy ball, coupled decay": (
         mq.HeavyBall(B, ALPHA).with_weight_decay(LAM),
         decayed(naive.heavy_ball, LAM),
