@@ -15,6 +15,7 @@ _PUBLIC = {
         "IllPosed",
         "InvalidCharge",
         "InvalidMethod",
+        "InvalidNotation",
         "InvalidOrder",
         "InvalidProblem",
         "InvalidSetting",
@@ -44,6 +45,8 @@ _PUBLIC = {
     "methods.runge_kutta": ("Extragradient", "ImplicitEuler", "RungeKutta"),
     "symbolic.rooted_trees": ("Tree", "trees"),
     "symbolic.equation": ("ModifiedEquation", "modified_equation"),
+    "symbolic.memoryless": ("MemorylessMap", "memoryless_map"),
+    "symbolic.modifying": ("ModifyingEquation", "modifying_equation"),
     "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
     "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
     "numeric.protocol": ("Problem", "SymbolicProblem"),
@@ -109,6 +112,10 @@ if TYPE_CHECKING:
     from modeq.studies import study as study
     from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
     from modeq.symbolic.equation import modified_equation as modified_equation
+    from modeq.symbolic.memoryless import MemorylessMap as MemorylessMap
+    from modeq.symbolic.memoryless import memoryless_map as memoryless_map
+    from modeq.symbolic.modifying import ModifyingEquation as ModifyingEquation
+    from modeq.symbolic.modifying import modifying_equation as modifying_equation
     from modeq.symbolic.phase_space import PhaseSpaceForm as PhaseSpaceForm
     from modeq.symbolic.phase_space import phase_space_form as phase_space_form
     from modeq.symbolic.rooted_trees import Tree as Tree

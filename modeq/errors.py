@@ -17,6 +17,10 @@ class InvalidTree(ModeqError, ValueError):
     """A rooted tree was written in a form that is not a tree, or uses a colour the method lacks."""
 
 
+class InvalidNotation(ModeqError, ValueError):
+    """A notation for printing that does not exist."""
+
+
 class InvalidOrder(ModeqError, ValueError):
     """A truncation order that is not a positive integer, or one whose series would not fit in memory."""
 

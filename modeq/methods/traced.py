@@ -58,7 +58,7 @@ class _Linear:
         return self
 
     def __sub__(self, other: Any) -> "_Linear":
-        return self + -1 * other
+        return self.__add__(-1 * other)
 
     def __rsub__(self, other: Any) -> "_Linear":
         return self.__neg__().__add__(other)

@@ -318,9 +318,10 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
     scale = max(np.max(abs(points[1:] - points[0])), 1e-300)
     times = h * np.arange(m, dtype=np.float64)
     best = np.inf
+    inner = max(0.1 * rtol, 5e-14)  # SciPy's integrators take no tolerance below 100 ulp
     for _ in range(60):
         reached = _integrate(
-            _System(system.right_hand_side, start.ravel(), system.name), times, size, 0.1 * rtol, 1e-2 * rtol * scale
+            _System(system.right_hand_side, start.ravel(), system.name), times, size, inner, 0.1 * inner * scale
         ).checked()
         miss = points[1:] - reached.y[1:]
         if not np.max(abs(miss)) < 0.9 * best:

@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from modeq.errors import InvalidTree
+from modeq.errors import InvalidNotation, InvalidTree
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import tidy
-from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, plain, printable
+from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitField, explicit
 from modeq.symbolic.rooted_trees import Tree, as_tree
 from modeq.symbolic.series import Coefficients
+
+if TYPE_CHECKING:
+    from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss
 
 h = sp.Symbol("h")
 
@@ -57,7 +60,10 @@ class BSeries(Mapping[Tree, sp.Expr]):
         return f"{type(self).__name__}({self.method}, order={self.order}, {len(self)} trees)"
 
     def __contains__(self, tree: object) -> bool:
-        return isinstance(tree, Tree) and tree in self.series.table.index
+        try:
+            return as_tree(tree) in self.series.table.index
+        except InvalidTree:
+            return False
 
     @cached_property
     def coefficients(self) -> dict[Tree, sp.Expr]:
@@ -106,8 +112,44 @@ class BSeries(Mapping[Tree, sp.Expr]):
         """
         return explicit(self, loss_or_field, variables, h)
 
+    def gradient_test(self) -> "GradientTest":
+        """Return whether the truncated field is a gradient for every loss, and up to which order.
+
+        See :func:`modeq.symbolic.modified_loss.gradient_test`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> test = mq.modified_equation(mq.GradientDescent(), order=3).gradient_test()
+        >>> test.holds, test.order
+        (False, 2)
+        """
+        from modeq.symbolic.modified_loss import gradient_test
+
+        return gradient_test(self)
+
+    def modified_loss(self, order: int | None = None) -> "ModifiedLoss":
+        """Return L̃ with f̃ = −∇L̃, up to `order`, or the largest order at which f̃ is a gradient.
+
+        Raises
+        ------
+        NotAGradientFlow
+            If the field is no gradient at the order asked for.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss())
+        L + h/4·|g|^2
+        """
+        from modeq.symbolic.modified_loss import modified_loss
+
+        return modified_loss(self, order)
+
     def _terms(self, notation: Notation) -> list[tuple[int, list[tuple[sp.Expr, str]]]]:
         """For each power of h the coefficients and the LaTeX of the differentials, equal ones added."""
+        if notation not in ("loss", "field"):
+            raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
         single = self.method.colour_count - len(self.method.decay) == 1
         groups = []
         for size in range(1, self.order + 1):
@@ -134,9 +176,8 @@ class BSeries(Mapping[Tree, sp.Expr]):
         return pieces
 
     def _text_sum(self, notation: Notation, first: str = "") -> str:
-        pieces = [
-            str(h**power * weight * sp.Symbol(plain(symbol)))
-            for power, terms in self._terms(notation)
-            for weight, symbol in terms
-        ]
-        return " + ".join([first, *pieces] if first else pieces or ["0"]).replace("+ -", "- ")
+        """The terms as text, each as coefficient·differential."""
+        pieces = [first] if first else []
+        for power, terms in self._terms(notation):
+            pieces += [text_term(h**power * weight, symbol) for weight, symbol in terms]
+        return " + ".join(pieces or ["0"]).replace("+ -", "- ")

@@ -138,6 +138,21 @@ def plain(latex: str) -> str:
     return latex
 
 
+def text_term(coefficient: sp.Expr, latex: str) -> str:
+    """Return coefficient·differential as plain text.
+
+    Examples
+    --------
+    >>> text_term(-sp.Symbol("h") / 2, "H g")
+    '-h/2·H g'
+    """
+    symbol = plain(latex)
+    if coefficient in (1, -1):
+        return symbol if coefficient == 1 else f"-{symbol}"
+    factor = f"({coefficient})" if coefficient.is_Add else str(coefficient)
+    return f"{factor}·{symbol}"
+
+
 def latex_sum(terms: list[tuple[sp.Expr, str]]) -> str:
     """Return Σ coefficient·symbol as LaTeX, each sign in front of its term; zero terms are left out."""
     pieces: list[str] = []

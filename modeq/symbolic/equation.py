@@ -10,7 +10,6 @@ from modeq.symbolic.series import modified_coefficients
 
 if TYPE_CHECKING:
     from modeq.symbolic.initial_layer import InitialLayer
-    from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss
 
 
 class ModifiedEquation(BSeries):
@@ -38,40 +37,6 @@ class ModifiedEquation(BSeries):
         \dot\theta = -g - \frac{1}{2}\,h\,H g - h^{2}\,\left(\frac{1}{3}\,H H g + \frac{1}{12}\,\nabla^3L[g,g]\right)
         """
         return r"\dot\theta = " + latex_sum(self._latex_pieces(notation))
-
-    def gradient_test(self) -> "GradientTest":
-        """Return whether the truncated field is a gradient for every loss, and up to which order.
-
-        See :func:`modeq.symbolic.modified_loss.gradient_test`.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> test = mq.modified_equation(mq.GradientDescent(), order=3).gradient_test()
-        >>> test.holds, test.order
-        (False, 2)
-        """
-        from modeq.symbolic.modified_loss import gradient_test
-
-        return gradient_test(self)
-
-    def modified_loss(self, order: int | None = None) -> "ModifiedLoss":
-        """Return L̃ with f̃ = −∇L̃, up to `order`, or the largest order at which f̃ is a gradient.
-
-        Raises
-        ------
-        NotAGradientFlow
-            If the field is no gradient at the order asked for.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss())
-        L + h*|g|^2/4
-        """
-        from modeq.symbolic.modified_loss import modified_loss
-
-        return modified_loss(self, order)
 
     def initial_layer(self, order: int | None = None, buffers: Any = None) -> "InitialLayer":
         """Return where the flow must start, as a B-series at θ₀; see :func:`~modeq.symbolic.initial_layer`.

@@ -10,9 +10,8 @@ import sympy as sp
 
 from modeq.errors import InvalidProblem, NotAGradientFlow
 from modeq.methods.exact import tidy
-from modeq.symbolic.b_series import h
-from modeq.symbolic.differentials import contracted, latex_sum, plain, printable
-from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.b_series import BSeries, h
+from modeq.symbolic.differentials import contracted, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, checked_order
 
@@ -53,7 +52,7 @@ class ModifiedLoss:
     order : the truncation order
     """
 
-    equation: ModifiedEquation
+    series: BSeries
     order: int
     terms: Mapping[tuple[int, Tree], sp.Expr]
 
@@ -67,7 +66,7 @@ class ModifiedLoss:
         >>> sp.expand(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().on(x**2, [x], h=h))
         h*x**2 + x**2
         """
-        method = self.equation.method
+        method = self.series.method
         if isinstance(loss, list | tuple) and method.colour_count - len(method.decay) == 1:
             raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
         fields, symbols = concrete_fields(loss, variables, method)
@@ -104,7 +103,7 @@ class ModifiedLoss:
 
     def _scalar(self, tree: Tree) -> tuple[sp.Expr, str]:
         """S(φ) as a factor and LaTeX."""
-        method = self.equation.method
+        method = self.series.method
         single = method.colour_count - len(method.decay) == 1
         if tree.colour in method.decay:
             return method.decay[tree.colour] / 2, r"|\theta|^2"
@@ -127,11 +126,11 @@ class ModifiedLoss:
         pieces = []
         for (power, tree), weight in self.terms.items():
             factor, symbol = self._scalar(tree)
-            pieces.append(h**power * tidy(factor * weight) * sp.Symbol(plain(symbol)))
-        return " + ".join(str(piece) for piece in pieces).replace("+ -", "- ")
+            pieces.append(text_term(h**power * tidy(factor * weight), symbol))
+        return " + ".join(pieces or ["0"]).replace("+ -", "- ")
 
     def __repr__(self) -> str:
-        return f"ModifiedLoss({self.equation.method}, order={self.order})"
+        return f"ModifiedLoss({self.series.method}, order={self.order})"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -141,7 +140,7 @@ def _partial_derivative(of: sp.Expr, symbols: tuple[sp.Symbol, ...], axes: tuple
     return sp.diff(of, *(symbols[axis] for axis in axes)) if axes else of
 
 
-def gradient_test(equation: ModifiedEquation) -> GradientTest:
+def gradient_test(series: BSeries) -> GradientTest:
     """Decide whether the truncated modified field is a gradient for every loss.
 
     For f = −∇L the field is a gradient iff b(u∘v) = b(v∘u) for all trees u, v with at most p vertices
@@ -155,40 +154,40 @@ def gradient_test(equation: ModifiedEquation) -> GradientTest:
     Lubich, Wanner, *Geometric Numerical Integration*, IX.9.3, with −I for the structure matrix.
     """
     passed = 0
-    for power in range(equation.order):
-        _, witnesses = _integrate(_reduced_weights(equation, power), equation.method.decay)
+    for power in range(series.order):
+        _, witnesses = _integrate(_reduced_weights(series, power), series.method.decay)
         if witnesses:
             return GradientTest(False, passed, tuple(witnesses))
         passed = power + 1
     return GradientTest(True, passed, ())
 
 
-def modified_loss(equation: ModifiedEquation, order: int | None = None) -> ModifiedLoss:
+def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
     """Return the loss whose gradient flow the truncated modified equation is."""
-    test = gradient_test(equation)
+    test = gradient_test(series)
     wanted = test.order if order is None else checked_order(order)
-    if wanted > equation.order:
+    if wanted > series.order:
         raise NotAGradientFlow(
-            f"order is {wanted}, but the equation was derived to order {equation.order}: derive it to order={wanted}"
+            f"order is {wanted}, but the series was derived to order {series.order}: derive it to order={wanted}"
         )
     if wanted > test.order:
         (u, bu), (v, bv) = test.witnesses[0]
         raise NotAGradientFlow(
-            f"the modified equation of {equation.method} is no gradient at order {test.order + 1}: {u!r} and {v!r} are "
+            f"{series!r} is no gradient at order {test.order + 1}: {u!r} and {v!r} are "
             f"one unrooted tree, but their weights are {bu} and {bv}; ask for order={test.order} or lower"
         )
     terms: dict[tuple[int, Tree], sp.Expr] = {}
     for power in range(wanted):
-        scalars, _ = _integrate(_reduced_weights(equation, power), equation.method.decay)
+        scalars, _ = _integrate(_reduced_weights(series, power), series.method.decay)
         terms.update({(power, tree): tidy(weight) for tree, weight in scalars.items()})
-    return ModifiedLoss(equation, wanted, terms)
+    return ModifiedLoss(series, wanted, terms)
 
 
-def _reduced_weights(equation: ModifiedEquation, power: int) -> Weights:
+def _reduced_weights(series: BSeries, power: int) -> Weights:
     """The weights of F(τ) at h^power, with vertices of decay contracted unless they are leaves."""
     weights: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0))
-    decay = equation.method.decay
-    for tree, value in equation.coefficients.items():
+    decay = series.method.decay
+    for tree, value in series.coefficients.items():
         if tree.order == power + 1 and value != 0:
             factor, reduced = contracted(tree, decay)
             weights[reduced] += factor * value / tree.symmetry

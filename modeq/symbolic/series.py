@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import comb
+from math import comb, factorial
 from typing import Any
 
 import sympy as sp
@@ -48,19 +48,49 @@ def _restored(table: TreeTable, values: tuple[sp.Expr, ...], extension: tuple[An
 
 
 def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: int = 1) -> Coefficients:
-    """Return b(τ) = p'(0) for every tree with at most `order` vertices, or a higher derivative of p at 0.
+    """Return b(τ) = p_τ'(0) for every tree with at most `order` vertices, or a higher derivative of p_τ at 0.
 
-    On the slow manifold every query is a B-series in θ₀ whose coefficients are polynomials in n. With
-    τ = u∘v the gradient's coefficient is R_τ = R_u Q_v, where Q are those of the queries; the method's
-    operator maps R to Q and to the coefficient p of θ, less one constant so that p(0) = 0; and
-    b(τ) = p'(0). The k-th derivative gives θ⁽ᵏ⁾ along the modified flow, as a B-series times h^{−k}.
-    Polynomials are kept in divided powers n^k/k!, in which the operator is a shift.
+    p_τ(n) is the coefficient of θ on the slow manifold, see :func:`slow_manifold`. The k-th derivative
+    gives θ⁽ᵏ⁾ along the modified flow, as a B-series times h^{−k}.
 
     Examples
     --------
     >>> import modeq as mq
     >>> [str(b) for b in modified_coefficients(mq.GradientDescent(), 3).expressions]
     ['1', '-1/2', '1/3', '1/6']
+    """
+    table, polynomials, K = slow_manifold(method, order)
+    values = (p[derivative] if derivative < len(p) else K.zero for p in polynomials)
+    return Coefficients(table, tuple(values), K)
+
+
+def map_coefficients(method: GeneralLinearMethod, order: int) -> Coefficients:
+    """Return a(τ) = p_τ(1), the one-step map on the slow manifold, for every tree with at most `order` vertices.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> [str(a) for a in map_coefficients(mq.GradientDescent(), 3).expressions]
+    ['1', '0', '0', '0']
+    """
+    table, polynomials, K = slow_manifold(method, order)
+    values = (sum((c / K(factorial(k)) for k, c in enumerate(p)), K.zero) for p in polynomials)
+    return Coefficients(table, tuple(values), K)
+
+
+def slow_manifold(method: GeneralLinearMethod, order: int) -> tuple[TreeTable, list[Polynomial], Domain]:
+    """Return the polynomials p_τ(n) of θ on the slow manifold, θ_n = θ₀ + Σ h^{|τ|} p_τ(n)/σ(τ) F(τ)(θ₀).
+
+    On the slow manifold every query is a B-series in θ₀ whose coefficients are polynomials in n. With
+    τ = u∘v the gradient's coefficient is R_τ = R_u Q_v, where Q are those of the queries; the method's
+    operator maps R to Q and to the coefficient p of θ, less one constant so that p(0) = 0. Polynomials are
+    kept in divided powers n^k/k!, in which the operator is a shift.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> [[str(c) for c in p] for p in slow_manifold(mq.GradientDescent(), 2)[1]]  # n, and n(n − 1)/2
+    [['0', '1'], ['0', '-1/2', '1']]
     """
     operator = ShiftOperator(method)
     K: Domain = operator.field
@@ -71,7 +101,7 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
     distinct = _distinct_queries(method)
     gradients: list[dict[int, Polynomial]] = []
     positions: list[list[Polynomial]] = []
-    values: list[Element] = []
+    polynomials: list[Polynomial] = []
     for u, v, colour, size in zip(table.left, table.right, table.root, table.orders, strict=True):
         if u < 0:
             R = {j: [K.one] for j in seen_by[colour]}
@@ -79,7 +109,6 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
             R = {j: _times(polynomial, positions[v][j], K) for j, polynomial in gradients[u].items()}
         gradients.append(R)
         theta = _apply(laurent, method.query_count, R, size, K)
-        values.append(theta[derivative] if derivative < len(theta) else K.zero)
         Q: list[Polynomial] = []
         if size < order:
             for i in queries:
@@ -90,7 +119,9 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
                 row[0] -= theta[0]
                 Q.append(row)
         positions.append(Q)
-    return Coefficients(table, tuple(values), K)
+        theta[0] = K.zero
+        polynomials.append(theta)
+    return table, polynomials, K
 
 
 def _distinct_queries(method: GeneralLinearMethod) -> list[int]:

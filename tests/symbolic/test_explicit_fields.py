@@ -252,21 +252,21 @@ PRINTED = {
         r"\dot\theta = -g - \frac{1}{2}\,h\,H g - h^{2}\,\left(\frac{1}{3}\,H H g + \frac{1}{12}\,\nabla^3L[g,g]\right)"
         r" - h^{3}\,\left(\frac{1}{4}\,H H H g + \frac{1}{12}\,H \nabla^3L[g,g]"
         r" + \frac{1}{12}\,\nabla^3L[H g,g]\right)",
-        "θ' = -g - H g*h/2 - H H g*h**2/3 - h**2*∇^3L[g,g]/12 - H H H g*h**3/4 - H ∇^3L[g,g]*h**3/12"
-        " - h**3*∇^3L[H g,g]/12",
+        "θ' = -g - h/2·H g - h**2/3·H H g - h**2/12·∇^3L[g,g] - h**3/4·H H H g - h**3/12·H ∇^3L[g,g]"
+        " - h**3/12·∇^3L[H g,g]",
     ),
     "heavy ball": (
         mq.HeavyBall(beta),
         2,
         r"\dot\theta = -\frac{1}{1 - \beta}\,g - \frac{\beta + 1}{2 \left(1 - \beta\right)^{3}}\,h\,H g",
-        "θ' = -g/(1 - beta) - H g*h*(beta + 1)/(2*(1 - beta)**3)",
+        "θ' = -1/(1 - beta)·g - h*(beta + 1)/(2*(1 - beta)**3)·H g",
     ),
     "decay": (
         mq.GradientDescent().with_weight_decay(lam),
         2,
         r"\dot\theta = -g - \lambda\,\theta - h\,\left(\frac{1}{2}\,H g + \frac{\lambda}{2}\,H \theta"
         r" + \frac{\lambda}{2}\,g + \frac{\lambda^{2}}{2}\,\theta\right)",
-        "θ' = -g - lambda*θ - H g*h/2 - H θ*h*lambda/2 - g*h*lambda/2 - h*lambda**2*θ/2",
+        "θ' = -g - lambda·θ - h/2·H g - h*lambda/2·H θ - h*lambda/2·g - h*lambda**2/2·θ",
     ),
     "RK4": (registry.rk4(), 4, r"\dot\theta = -g", "θ' = -g"),
 }
@@ -296,5 +296,5 @@ def test_how_fields_and_colours_print():
     )
     layer = mq.modified_equation(mq.HeavyBall(0.5), order=3).initial_layer()
     assert layer.latex() == r"\theta(0) = \theta_0 + 2\,h\,g + 20\,h^{2}\,H g"
-    assert str(layer) == "θ(0) = θ₀ + 2*g*h + 20*H g*h**2"
+    assert str(layer) == "θ(0) = θ₀ + 2*h·g + 20*h**2·H g"
     assert repr(layer) == "InitialLayer(HeavyBall(momentum=1/2), order=2, 2 trees)"

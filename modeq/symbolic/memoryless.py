@@ -1,0 +1,70 @@
+"""The memoryless map: what one step of a method is on its slow manifold, as a map of the parameters alone."""
+
+import sympy as sp
+
+from modeq.methods.base import GeneralLinearMethod
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.series import map_coefficients
+
+
+class MemorylessMap(BSeries):
+    """θ⁺ = θ + Σ_{|τ| ≤ order} h^{|τ|} a(τ)/σ(τ) F(τ)(θ): the optimizer without its memory.
+
+    ``map[tree]`` is a(τ), *not* divided by the symmetry σ(τ). Where :meth:`gradient_test` holds, the
+    optimizer on its slow manifold is plain gradient descent, θ⁺ = θ − h ∇L̃(θ), on :meth:`modified_loss`.
+    """
+
+    def latex(self) -> str:
+        r"""Return the map as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=2).latex())
+        \theta^+ = \theta - 2\,h\,g - 4\,h^{2}\,H g
+        """
+        return r"\theta^+ = " + latex_sum([(sp.Integer(1), r"\theta"), *self._latex_pieces("loss")])
+
+    def __str__(self) -> str:
+        return f"θ⁺ = {self._text_sum('loss', first='θ')}"
+
+    def __repr__(self) -> str:
+        return f"MemorylessMap({self.method}, order={self.order}, {len(self)} trees)"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+
+def memoryless_map(method: GeneralLinearMethod, order: int) -> MemorylessMap:
+    """Derive the one-step map of a method on its slow manifold, to any order, exactly.
+
+    Parameters
+    ----------
+    method : GeneralLinearMethod
+    order : positive int
+        Terms through h^order.
+
+    Raises
+    ------
+    NotZeroStable, InvalidOrder
+
+    Notes
+    -----
+    For the heavy ball its coefficients depend on the unrooted tree only, at every order computed: Eulerian
+    polynomials on stars, Narayana polynomials on chains. Source: Cattaneo, Shigida 2025, for the heavy ball.
+
+    Examples
+    --------
+    Heavy ball is gradient descent on a modified loss, here to order 3:
+
+    >>> import modeq as mq, sympy as sp
+    >>> step = memoryless_map(mq.HeavyBall(momentum=sp.Symbol("beta")), order=3)
+    >>> step.gradient_test().holds
+    True
+    >>> step[[[], []]]
+    beta*(beta + 1)/(1 - beta)**5
+    """
+    number = checked_order(order)
+    return MemorylessMap(method, number, map_coefficients(method, number), offset=0)

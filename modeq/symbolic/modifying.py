@@ -1,0 +1,80 @@
+"""The modifying equation: the field whose discretization by a method is the exact flow of f."""
+
+from modeq.errors import InvalidMethod
+from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.exact import coefficient_field
+from modeq.symbolic.algebra import substitution_inverse
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.equation import modified_equation
+from modeq.symbolic.series import Coefficients
+
+
+class ModifyingEquation(BSeries):
+    """f̂ = Σ_{|τ| ≤ order} h^{|τ|−1} m(τ)/σ(τ) F(τ): run the method on f̂ to follow the exact flow of f.
+
+    ``field[tree]`` is m(τ), *not* divided by the symmetry σ(τ).
+    """
+
+    def latex(self, notation: Notation = "loss") -> str:
+        r"""Return the field as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modifying_equation(mq.GradientDescent(), order=2).latex())
+        \hat f = -g + \frac{1}{2}\,h\,H g
+        """
+        return r"\hat f = " + latex_sum(self._latex_pieces(notation))
+
+    def __str__(self) -> str:
+        return f"f̂ = {self._text_sum('loss')}"
+
+    def __repr__(self) -> str:
+        return f"ModifyingEquation({self.method}, order={self.order}, {len(self)} trees)"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+
+def modifying_equation(method: GeneralLinearMethod, order: int) -> ModifyingEquation:
+    """Derive the field f̂ that a method must be run on so that it follows the exact flow of f, in time h·n.
+
+    It inverts the modified equation under substitution: the modified equation of the method applied to f̂
+    is f itself. With momentum the iterates lie on the flow once the initial layer has died out.
+
+    Parameters
+    ----------
+    method : GeneralLinearMethod
+        With one field (no weight decay).
+    order : positive int
+
+    Raises
+    ------
+    InvalidMethod
+        If the method has several fields.
+    NotZeroStable, InvalidOrder
+
+    Notes
+    -----
+    Source: Chartier, Hairer, Vilmart 2007, *Numerical integrators based on modified differential equations*
+    (Math. Comp. 76).
+
+    Examples
+    --------
+    For explicit Euler f̂ = (e^{hD} − 1)/(hD) f, D the derivative along f: 1/(k + 1)! for each of the chains
+
+    >>> import modeq as mq
+    >>> modifying_equation(mq.GradientDescent(), order=3).coefficients
+    {Tree([]): 1, Tree([[]]): 1/2, Tree([[[]]]): 1/6, Tree([[], []]): 1/3}
+    """
+    if method.colour_count > 1:
+        raise InvalidMethod(
+            f"{method} has {method.colour_count} fields: a modifying equation is derived for one field, leave out "
+            "weight decay"
+        )
+    equation = modified_equation(method, order)
+    weights = substitution_inverse(equation.coefficients, equation.order)
+    K = coefficient_field(weights.values())
+    values = tuple(K.from_sympy(weights[tree]) for tree in equation)
+    return ModifyingEquation(method, equation.order, Coefficients(equation.series.table, values, K))
