@@ -3,8 +3,11 @@
 from functools import partial
 
 import sympy as sp
+import torch
 
 import modeq as mq
+from modeq.numeric.data import digits
+from modeq.numeric.networks.small import tanh_network
 
 Q = sp.Rational
 
@@ -75,4 +78,44 @@ METHODS = {
     "extragradient": extragradient,
     "optimistic gradient": optimistic_gradient,
     "classical Nesterov 0.5": partial(classical_nesterov, Q(1, 2)),
+}
+
+
+_x, _y = sp.symbols("x y")
+
+# Name -> (smooth loss, start): what every order is measured on.
+PROBLEMS = {
+    "two variables": (
+        mq.SymbolicProblem((_x**2 - _y) ** 2 / 4 + sp.sin(_x + _y) / 2 + _x**2 / 2 + _y**2, [_x, _y]),
+        [0.8, -0.4],
+    ),
+    "one variable": (mq.SymbolicProblem(sp.cos(_x) + _x**2, [_x]), [1.0]),
+    "quartic": (mq.SymbolicProblem(_x**4 / 4 + _x**2 * _y**2 + _y**2 / 2 + _x * _y / 3, [_x, _y]), [0.7, 0.5]),
+    "logistic": (
+        mq.SymbolicProblem(
+            sum(sp.log(1 + sp.exp(-(a * _x + b * _y))) for a, b in ((1, 2), (-2, 1), (1, -1))), [_x, _y]
+        ),
+        [0.3, -0.2],
+    ),
+}
+
+
+def _digits_problem(images, widths=(16, 16)):
+    inputs, labels = digits(dtype=torch.float64)
+    network = tanh_network(widths=widths)
+    return mq.TorchProblem(network, torch.nn.functional.cross_entropy, inputs[:images], labels[:images])
+
+
+def _softplus_regression():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Softplus(), torch.nn.Linear(6, 2)).double()
+        inputs, targets = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64)
+    return mq.TorchProblem(network, lambda output, target: ((output - target) ** 2).mean(), inputs, targets)
+
+
+# Name -> a function without arguments that returns a smooth network with its loss on data.
+NETWORKS = {
+    "tanh on digits": partial(_digits_problem, 64),
+    "softplus regression": _softplus_regression,
 }

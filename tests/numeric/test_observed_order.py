@@ -6,15 +6,12 @@ Set up inside the series limit, from zero buffers with the initial layer, on smo
 import numpy as np
 import pytest
 import sympy as sp
-import torch
+from registry import NETWORKS, PROBLEMS
 
 import modeq as mq
 from modeq.numeric.comparison import expected_order
-from modeq.numeric.data import digits
-from modeq.numeric.networks.small import tanh_network
 from modeq.testing import assert_order
 
-X, Y = sp.symbols("x y")
 HALF = sp.Rational(1, 2)
 METHODS = {
     "gradient descent": mq.GradientDescent(),
@@ -28,13 +25,24 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def two_variables():
-    return mq.SymbolicProblem((X**2 - Y) ** 2 / 4 + sp.sin(X + Y) / 2 + X**2 / 2 + Y**2, [X, Y])
+    return PROBLEMS["two variables"][0]
 
 
 @pytest.fixture(scope="module")
 def network():
-    images, labels = digits(dtype=torch.float64)
-    return mq.TorchProblem(tanh_network(), torch.nn.functional.cross_entropy, images[:64], labels[:64])
+    return NETWORKS["tanh on digits"]()
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_problem(name, order):
+    problem, start = PROBLEMS[name]
+    assert_order(METHODS["heavy ball"], problem, start, order=order, time=1.0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(name):
+    assert_order(METHODS["heavy ball"], NETWORKS[name](), order=3, time=2.0)
 
 
 @pytest.mark.parametrize("field", ["lambdify", "gradients"])
