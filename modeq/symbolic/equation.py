@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from modeq.methods.base import GeneralLinearMethod
+from modeq.symbolic import structure
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import Notation, latex_sum
 from modeq.symbolic.rooted_trees import checked_order
@@ -61,6 +62,18 @@ class ModifiedEquation(BSeries):
         from modeq.symbolic.initial_layer import initial_layer
 
         return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
+
+    def is_hamiltonian(self) -> bool:
+        """Whether the equation is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
+        return structure.is_hamiltonian(structure.one_field(self), self.order)
+
+    def is_energy_preserving(self) -> bool:
+        """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`."""
+        return structure.is_energy_preserving(structure.one_field(self), self.order)
+
+    def is_even(self) -> bool:
+        """Whether it is the same for −h as for h, as for symmetric methods."""
+        return structure.is_even(structure.one_field(self), self.order)
 
     def __str__(self) -> str:
         return f"θ' = {self._text_sum('loss')}"

@@ -3,6 +3,7 @@
 import sympy as sp
 
 from modeq.methods.base import GeneralLinearMethod
+from modeq.symbolic import structure
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.rooted_trees import checked_order
@@ -26,6 +27,10 @@ class MemorylessMap(BSeries):
         \theta^+ = \theta - 2\,h\,g - 4\,h^{2}\,H g
         """
         return r"\theta^+ = " + latex_sum([(sp.Integer(1), r"\theta"), *self._latex_pieces("loss")])
+
+    def is_symplectic(self) -> bool:
+        """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`."""
+        return structure.is_symplectic(structure.one_field(self), self.order)
 
     def __str__(self) -> str:
         return f"θ⁺ = {self._text_sum('loss', first='θ')}"

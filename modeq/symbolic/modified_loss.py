@@ -13,7 +13,7 @@ from modeq.methods.exact import tidy
 from modeq.symbolic.b_series import BSeries, h
 from modeq.symbolic.differentials import contracted, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, checked_step, concrete_fields
-from modeq.symbolic.rooted_trees import Tree, checked_order
+from modeq.symbolic.rooted_trees import Tree, checked_order, rootings
 
 Weights = dict[Tree, sp.Expr]
 
@@ -212,7 +212,7 @@ def _integrate(
                 scalars[unrooted] = left[unrooted]
                 continue
             counts: defaultdict[Tree, int] = defaultdict(int)
-            for tree in _rootings(unrooted):
+            for _, tree in rootings(unrooted):
                 if tree.colour not in decay:
                     counts[tree] += 1
             found = [(tree, tidy(left[tree] / counts[tree])) for tree in sorted(counts)]
@@ -235,28 +235,9 @@ def _leaves(tree: Tree, decay: Mapping[int, sp.Expr]) -> int:
     return int(own) + sum(_leaves(child, decay) for child in tree.children)
 
 
-def _rootings(tree: Tree) -> Iterator[Tree]:
-    """The tree rooted at each of its vertices in turn."""
-    yield tree
-    for i, child in enumerate(tree.children):
-        rest = Tree(tree.colour, [c for j, c in enumerate(tree.children) if j != i])
-        moved = Tree(child.colour, (*child.children, rest))
-        yield from _rootings_below(moved, moved.children.index(rest))
-
-
-def _rootings_below(tree: Tree, parent: int) -> Iterator[Tree]:
-    """The tree rooted at its root and below, but not through the child `parent`, whence we came."""
-    yield tree
-    for i, child in enumerate(tree.children):
-        if i != parent:
-            rest = Tree(tree.colour, [c for j, c in enumerate(tree.children) if j != i])
-            moved = Tree(child.colour, (*child.children, rest))
-            yield from _rootings_below(moved, moved.children.index(rest))
-
-
 def _unrooted(tree: Tree, decay: Mapping[int, sp.Expr]) -> Tree:
     """One rooting that stands for all: at a vertex of a loss, with the largest degree."""
-    inner = [t for t in _rootings(tree) if t.colour not in decay]
+    inner = [t for _, t in rootings(tree) if t.colour not in decay]
     return max(inner, key=lambda t: (len(t.children) if len(t.children) > 2 else 0, -_depth(t), t)) if inner else tree
 
 
@@ -265,6 +246,6 @@ def _depth(tree: Tree) -> int:
 
 
 def _without_a_leaf(tree: Tree, decay: Mapping[int, sp.Expr]) -> Iterator[tuple[sp.Expr, Tree]]:
-    for rooted in _rootings(tree):
+    for _, rooted in rootings(tree):
         if rooted.colour in decay and len(rooted.children) == 1:
             yield -decay[rooted.colour], rooted.children[0]

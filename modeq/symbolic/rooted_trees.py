@@ -216,6 +216,28 @@ def as_tree(tree: Any) -> Tree:
     return tree if isinstance(tree, Tree) else _child(tree)
 
 
+def rootings(tree: Tree) -> Iterator[tuple[int, Tree]]:
+    """Yield the tree rooted at each of its vertices, with the distance of that vertex from the present root.
+
+    Examples
+    --------
+    >>> list(rootings(Tree([[]])))
+    [(0, Tree([[]])), (1, Tree([[]]))]
+    """
+    yield from _rootings(tree, 0, None)
+
+
+def _rootings(tree: Tree, distance: int, came_from: Tree | None) -> Iterator[tuple[int, Tree]]:
+    yield distance, tree
+    passed = False
+    for i, child in enumerate(tree.children):
+        if not passed and child == came_from:
+            passed = True  # not back the way we came; a twin of that branch is another one
+            continue
+        rest = Tree(tree.colour, tree.children[:i] + tree.children[i + 1 :])
+        yield from _rootings(Tree(child.colour, (*child.children, rest)), distance + 1, rest)
+
+
 def _multiplicities(children: Iterable[Tree]) -> Iterator[tuple[Tree, int]]:
     counts: dict[Tree, int] = {}
     for child in children:
