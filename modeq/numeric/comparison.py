@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -30,18 +31,20 @@ from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.temporal import time_derivative_form
 
-FormName = Literal["field", "time", "rest", "phase", "exact"]
+FormName = Literal["field", "time", "rest", "phase", "hermite", "exact"]
 _DERIVE: dict[str, Any] = {
     "field": modified_equation,
     "time": time_derivative_form,
     "rest": time_derivative_form,
     "phase": phase_space_form,
+    "hermite": partial(phase_space_form, hermite=True),
 }
 TITLES = {
     "field": "vector field, order {}",
     "time": "time derivatives, order {}",
     "rest": "time derivatives, order {}, from rest",
     "phase": "phase space, order {}",
+    "hermite": "phase space, order {}, Hermite",
     "exact": "exact on quadratics",
 }
 
@@ -166,7 +169,8 @@ def compare(
     h : positive number; steps : positive int
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
-    forms : which forms; "rest" is the time-derivative form started at rest. A vector field of order ≥ 2
+    forms : which forms; "rest" is the time-derivative form started at rest, "hermite" the phase-space form
+        interpolated at the parasitic poles. A vector field of order ≥ 2
         beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a
         method that has no such form are noted likewise, and
         "exact" is left out for losses that are not quadratic.
@@ -339,7 +343,7 @@ def observed_order(
         raise InvalidProblem(f"form is {form!r}: it must be one of {list(_DERIVE)}")
     theta = problem.start(start)
     limit, curvature = float(method.series_limit()), largest_curvature(problem, theta)
-    layer_steps = 0 if form == "phase" else _layer_steps(method)
+    layer_steps = 0 if form in ("phase", "hermite") else _layer_steps(method)
     if step_sizes is None:
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
@@ -398,8 +402,9 @@ def expected_order(
 
     It is the order of the first neglected term. Of a vector field these are the terms with k + 1 vertices,
     and those of the initial layer (through h^{p−1}, or as given) with k vertices; of the forms in time
-    derivatives and in phase space the next coefficient that is not zero. From rest, and in phase space
-    from buffers off the slow manifold, errors O(h) and O(h²) stay whatever the truncation is.
+    derivatives and in phase space the next coefficient that is not zero. Whatever the truncation is, there
+    stay an error O(h) from rest, and in phase space from buffers off the slow manifold one O(h²), or O(h³)
+    with Hermite interpolation.
 
     Examples
     --------
@@ -411,10 +416,12 @@ def expected_order(
     """
     search = order + 4
     off_manifold = any(value != 0 for value in initial_layer_of(method, 1).values())
-    if form == "phase":
+    if form in ("phase", "hermite"):
         r = phase_space_form(method, search).r
         found = [k for row in r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
-        found += [2] if off_manifold else []
+        found += [2] if off_manifold and form == "phase" else []
+        # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
+        found += [3] if off_manifold and form == "hermite" else []
     elif form in ("time", "rest"):
         c = time_derivative_form(method, search).coefficients
         found = [k for k in range(order, search) if c[k] != 0]

@@ -243,7 +243,7 @@ def _phase_space_system(
     """The state is θ, Dθ, …, D^{m−1}θ with D the derivative per step."""
     q, r = form.numbers()
     m, size = len(q), theta.size
-    derivatives = path_derivatives(problem, max(form.order - 1, m - 1), field)
+    derivatives = path_derivatives(problem, max(len(r[0]) - 1, m - 1), field)
     solver = _HighestDerivative(q, r, form, derivatives, h, tolerance=1e-2 * rtol)
 
     def right_hand_side(u: Vector) -> Vector:
@@ -277,7 +277,7 @@ class _HighestDerivative:
     ) -> None:
         self.q, self.r, self.h, self.derivatives, self.tolerance = q, r, h, derivatives, tolerance
         self.decay = {colour: float(rate) for colour, rate in form.method.decay.items()}
-        self.levels = max(form.order - 1, len(q))  # highest derivative of the path that is kept
+        self.levels = max(len(r[0]) - 1, len(q))  # highest derivative of the path that is kept
 
     def __call__(self, known: Vector) -> Vector:
         m, top = len(self.q), self.levels

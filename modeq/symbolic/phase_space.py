@@ -8,7 +8,7 @@ from functools import cached_property
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod
+from modeq.errors import InvalidMethod, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import ShiftOperator
@@ -25,7 +25,8 @@ class PhaseSpaceForm:
     Attributes
     ----------
     q : coefficients (q₁, …, q_m) of ζ, …, ζᵐ
-    r : mapping from colour to (r₀, …, r_{p−1}), r₀ = 1 for the gradient
+    r : mapping from colour to (r₀, …, r_{p−1}), r₀ = 1 for the gradient; with one more for each kept pole if
+        they were interpolated
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
     left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost
     """
@@ -103,12 +104,13 @@ def tidy_product(rate: sp.Expr, coefficient: sp.Expr) -> sp.Expr:
     return tidy(product) if product.is_rational_function() else product
 
 
-def phase_space_form(method: GeneralLinearMethod, order: int) -> PhaseSpaceForm:
+def phase_space_form(method: GeneralLinearMethod, order: int, hermite: bool = False) -> PhaseSpaceForm:
     """Derive the equation that keeps every pole of the method: q(D) θ = h Σ r_k D^k f.
 
     With poles 1, p₁, … of the transfer function G: q(ζ) = c ζ Π(ζ − ln p_i), scaled so that
     q'(0) = 1/g₋₁, and r(ζ) = q(ζ) G(e^ζ) = 1 + r₁ζ + …, of which `order` terms are kept. The derivatives
-    of f are taken along the flow itself. From a slow start the error is O(h^order).
+    of f are taken along the flow itself. From a slow start the error is O(h^order); from buffers off the
+    slow manifold a shift O(h²) stays, unless r is interpolated at the parasitic ln p_i too.
 
     Parameters
     ----------
@@ -116,6 +118,10 @@ def phase_space_form(method: GeneralLinearMethod, order: int) -> PhaseSpaceForm:
         All its gradients are taken at θ.
     order : positive int
         The number of terms of r: the highest is D^{order − 1} f.
+    hermite : bool
+        Whether to add one term for each kept pole, chosen so that the truncated r is exact at every
+        ζ = ln p_i, where the transients live. Then the shift from any buffers is O(h³) only, with a small
+        constant: it comes from products of transients, at other ζ.
 
     Raises
     ------
@@ -133,6 +139,8 @@ def phase_space_form(method: GeneralLinearMethod, order: int) -> PhaseSpaceForm:
     >>> form = mq.phase_space_form(mq.HeavyBall(momentum=sp.Symbol("beta", positive=True)), order=2)
     >>> form.q
     (1 - beta, (beta - 1)/log(beta))
+    >>> [round(value, 4) for value in phase_space_form(mq.HeavyBall(momentum=0.9), 2, hermite=True).numbers()[1][0]]
+    [1.0, -0.0088, -0.0833]
     """
     order = checked_order(order)
     series = readout_series(method, order + 1)
@@ -148,7 +156,38 @@ def phase_space_form(method: GeneralLinearMethod, order: int) -> PhaseSpaceForm:
     for colour, laurent in series.items():
         g = [K.to_sympy(c) for c in laurent]
         r[colour] = tuple(_clean(sp.Add(*(q[j] * g[k - j] for j in range(min(k + 1, len(q)))))) for k in range(order))
+        if hermite and kept:
+            r[colour] += _interpolated(
+                method, colour, kept, sp.Add(*(c * zeta ** (k + 1) for k, c in enumerate(q))), r[colour]
+            )
     return PhaseSpaceForm(method, order, kept, left_out, tuple(q), r)
+
+
+def _interpolated(
+    method: GeneralLinearMethod,
+    colour: int,
+    poles: tuple[sp.Expr, ...],
+    q: sp.Expr,
+    taylor: tuple[sp.Expr, ...],
+) -> tuple[sp.Expr, ...]:
+    """The further coefficients that make r exact at ζ_i = ln p_i: r(ζ_i) = q'(ζ_i)·Res_{z = p_i} G/p_i."""
+    if len(set(poles)) < len(poles):
+        raise NoTimeDerivativeForm(f"{method} has a multiple pole among {list(poles)}: use hermite=False")
+    zeta = sp.Symbol("zeta")
+    row = method.readout_transfer_function(z)
+    transfer = sp.together(sp.Add(*(row[j] for j, c in enumerate(method.colours) if c == colour)))
+    numerator, denominator = (sp.Poly(part, z) for part in sp.fraction(sp.cancel(transfer)))
+    count, order = len(poles), len(taylor)
+    system, right = sp.zeros(count, count), sp.zeros(count, 1)
+    for i, pole in enumerate(poles):
+        at = sp.log(pole)
+        slope = denominator.diff(z).eval(pole)
+        is_pole = sp.simplify(denominator.eval(pole)) == 0 or abs(sp.N(denominator.eval(pole), 30)) < 1e-20
+        exact = sp.diff(q, zeta).subs(zeta, at) * numerator.eval(pole) / slope / pole if is_pole else sp.Integer(0)
+        right[i] = exact - sp.Add(*(c * at**k for k, c in enumerate(taylor)))
+        for k in range(count):
+            system[i, k] = at ** (order + k)
+    return tuple(_clean(value) for value in system.LUsolve(right))
 
 
 def _clean(expression: sp.Expr) -> sp.Expr:

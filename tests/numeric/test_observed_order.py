@@ -96,11 +96,18 @@ def test_phase_space_form(name, order, two_variables):
     assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="phase")
 
 
+@pytest.mark.parametrize("name", ["heavy ball, dampening", "Nesterov"])
+@pytest.mark.parametrize("order", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_hermite_interpolation_restores_the_order_from_zero_buffers(name, order, two_variables):
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="hermite")
+
+
 def test_expected_order_reads_the_coefficients():
     assert expected_order(mq.GradientDescent(), 3) == 3
     assert expected_order(mq.GradientDescent(), 3, form="phase") == 4  # B₃ = 0
     assert expected_order(METHODS["heavy ball"], 3, initial_layer=1) == 2
     assert expected_order(METHODS["heavy ball"], 4, form="phase") == 2  # a shift O(h²) stays from zero buffers
+    assert expected_order(METHODS["heavy ball"], 4, form="hermite") == 3  # and O(h³) with interpolation
 
 
 def test_a_wrong_expectation_fails(two_variables):
