@@ -53,7 +53,8 @@ _PUBLIC = {
     "numeric.torch_problem": ("TorchProblem",),
     "numeric.trajectory": ("Trajectory",),
     "numeric.iteration": ("iterate",),
-    "numeric.flows": ("exact_quadratic_flow", "flow"),
+    "numeric.exact_flow": ("exact_quadratic_flow",),
+    "numeric.flows": ("flow",),
     "numeric.comparison": ("Comparison", "ObservedOrder", "compare", "observed_order"),
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
@@ -101,7 +102,7 @@ if TYPE_CHECKING:
     from modeq.numeric.comparison import ObservedOrder as ObservedOrder
     from modeq.numeric.comparison import compare as compare
     from modeq.numeric.comparison import observed_order as observed_order
-    from modeq.numeric.flows import exact_quadratic_flow as exact_quadratic_flow
+    from modeq.numeric.exact_flow import exact_quadratic_flow as exact_quadratic_flow
     from modeq.numeric.flows import flow as flow
     from modeq.numeric.iteration import iterate as iterate
     from modeq.numeric.protocol import Problem as Problem

@@ -20,8 +20,9 @@ from modeq.errors import (
     OutsideSeriesLimit,
 )
 from modeq.methods.base import GeneralLinearMethod
+from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer, exact_quadratic_flow, flow, require_series_limit
+from modeq.numeric.flows import Layer, flow, require_series_limit
 from modeq.numeric.iteration import iterate
 from modeq.numeric.protocol import Problem, Vector, largest_curvature
 from modeq.numeric.trajectory import Trajectory

@@ -12,7 +12,7 @@ from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.fields import FieldName, modified_field, require_numbers, series_value
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
-from modeq.numeric.protocol import Problem, SymbolicProblem, Vector, largest_curvature
+from modeq.numeric.protocol import Problem, Vector, largest_curvature
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.phase_space import PhaseSpaceForm
@@ -98,7 +98,7 @@ def flow(
     if not isinstance(form, Form):
         raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
     require_numbers(form.method)
-    h, time = _positive(h, "h"), _positive(time, "time")
+    h, time = positive(h, "h"), positive(time, "time")
     theta = problem.start(start)
     slow = (isinstance(form, ModifiedEquation) and form.order > 1) or (
         isinstance(form, TimeDerivativeForm) and form.order > 2
@@ -130,7 +130,8 @@ def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: V
         )
 
 
-def _positive(value: Any, argument: str) -> float:
+def positive(value: Any, argument: str) -> float:
+    """Return a finite positive number, or raise `InvalidProblem` naming the argument."""
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
@@ -331,79 +332,3 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
         if best <= 0.1 * rtol * scale:
             break
     return start.ravel()
-
-
-def exact_quadratic_flow(
-    method: GeneralLinearMethod, problem: Problem, start: Any = None, *, h: float, time: float
-) -> Trajectory:
-    """Return the exact continuous law of a method on a quadratic loss: the logarithm of its one-step map.
-
-    With the affine one-step map X⁺ = M X in (states, 1), X(t) = exp((t/h) log M) X₀, which passes through
-    every iterate. For gradient descent this is the principal flow h⁻¹ log(I − hH)(θ − θ*) of Rosca et al.
-    2023 (arXiv 2302.01952). Where log M is complex (an eigenvalue of M is negative) the real part is returned.
-
-    Raises
-    ------
-    InvalidProblem
-        If the loss is no quadratic, or M is singular.
-
-    Examples
-    --------
-    >>> import modeq as mq, sympy as sp
-    >>> x = sp.Symbol("x")
-    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
-    >>> exact_quadratic_flow(mq.GradientDescent(), problem, [1.0], h=0.5, time=1.0).y.ravel().round(12).tolist()
-    [1.0, 0.5, 0.25]
-    """
-    require_numbers(method)
-    h, time = _positive(h, "h"), _positive(time, "time")
-    theta = problem.start(start)
-    if not isinstance(problem, SymbolicProblem) or not problem.is_quadratic:
-        raise InvalidProblem(f"the exact flow exists on quadratic losses; {problem!r} is none")
-    step, first = _affine_step(method, problem, theta, h)
-    values, vectors = np.linalg.eig(step)
-    if np.min(abs(values)) < 1e-14 or np.linalg.cond(vectors) > 1e12:
-        raise InvalidProblem(
-            f"the one-step map of {method} at h = {h} is singular or not diagonalisable, so that its logarithm "
-            "cannot be computed reliably; change h a little"
-        )
-    coefficients = np.linalg.solve(vectors, first.astype(complex))
-    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
-    states = [(vectors * np.exp(np.log(values.astype(complex)) * t / h)) @ coefficients for t in times]
-    readout = np.array(method.readout.tolist(), dtype=np.float64)[0]
-    y = np.array([readout @ state[:-1].reshape(method.state_count, theta.size) for state in states]).real
-    return Trajectory(times, y, 0, 0, "evaluated", "exact flow")
-
-
-def _affine_step(
-    method: GeneralLinearMethod, problem: SymbolicProblem, theta: Vector, h: float
-) -> tuple[Vector, Vector]:
-    """The matrix of one step on (states, 1), and the first state."""
-    d = theta.size
-    hessian = np.array(problem.hessian.tolist(), dtype=np.float64)
-    constant = problem.field(np.zeros(d))
-    A, B, C, D, start, u = (
-        np.array(m.tolist(), dtype=np.float64)
-        for m in (method.A, method.B, method.C, method.D, method.start, method.preconsistency)
-    )
-    queries = method.query_count
-    slope = np.zeros((queries * d, queries * d))
-    shift = np.zeros(queries * d)
-    for j, colour in enumerate(method.colours):
-        block = slice(j * d, (j + 1) * d)
-        decay = colour in method.decay
-        slope[block, block] = -float(method.decay[colour]) * np.eye(d) if decay else -hessian
-        shift[block] = 0 if decay else constant
-    eye = np.eye(d)
-    # y = C X + hD(slope·y + shift)
-    solve = np.linalg.inv(np.eye(queries * d) - h * np.kron(D, eye) @ slope)
-    y_X, y_1 = solve @ np.kron(C, eye), solve @ (h * np.kron(D, eye) @ shift)
-    matrix = np.zeros((len(A) * d + 1, len(A) * d + 1))
-    matrix[:-1, :-1] = np.kron(A, eye) + h * np.kron(B, eye) @ slope @ y_X
-    matrix[:-1, -1] = h * np.kron(B, eye) @ (slope @ y_1 + shift)
-    matrix[-1, -1] = 1
-    fields = [
-        -float(method.decay[c]) * theta if c in method.decay else problem.field(theta) for c in range(start.shape[1])
-    ]
-    first = np.append((u * theta + h * start @ np.array(fields)).ravel(), 1.0)
-    return matrix, first
