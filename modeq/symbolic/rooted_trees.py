@@ -171,6 +171,44 @@ class Tree:
             return rf"\bullet{colour}"
         return "[" + ",".join(child.latex() for child in self.children) + "]" + colour
 
+    def diagram(self) -> str:
+        """Return the tree drawn in text, the root above; colours other than 0 are written at the vertices.
+
+        Examples
+        --------
+        >>> print(Tree([[[]], []]).diagram())
+        •
+        ├─•
+        │ └─•
+        └─•
+        """
+        lines = ["•" if self.colour == 0 else f"•{self.colour}"]
+        for k, child in enumerate(self.children, start=1):
+            first, rest = ("└─", "  ") if k == len(self.children) else ("├─", "│ ")
+            head, *below = child.diagram().splitlines()
+            lines += [first + head, *(rest + line for line in below)]
+        return "\n".join(lines)
+
+    def tikz(self) -> str:
+        r"""Return the tree as a TikZ picture, the root below; colours other than 0 become labels.
+
+        Examples
+        --------
+        >>> print(Tree([[], []]).tikz())
+        \tikz[grow=up, level distance=5mm, sibling distance=5mm, every node/.style={circle, fill, inner sep=1.2pt}]
+        \node {} child {node {}} child {node {}};
+        """
+
+        def vertex(tree: Tree) -> str:
+            label = f"[label=right:{tree.colour}] " if tree.colour else " "
+            return f"node{label}{{}}" + "".join(f" child {{{vertex(child)}}}" for child in tree.children)
+
+        style = "circle, fill, inner sep=1.2pt"
+        return (
+            rf"\tikz[grow=up, level distance=5mm, sibling distance=5mm, every node/.style={{{style}}}]"
+            "\n\\" + vertex(self) + ";"
+        )
+
     def draw(self, ax: Any = None, **kwargs: Any) -> list[Any]:
         """Draw the tree, root below, with matplotlib; return the artists.
 

@@ -257,3 +257,16 @@ def test_malformed_trees(description, message):
 def test_orders_that_are_refused(arguments, message):
     with pytest.raises(mq.InvalidOrder, match=message):
         mq.trees(*arguments)
+
+
+@given(st.sampled_from(mq.trees(6) + mq.trees(3, colours=2)))
+def test_drawings_have_every_vertex(tree):
+    assert len(tree.diagram().splitlines()) == tree.order
+    assert tree.tikz().count("node {}") + tree.tikz().count("] {}") == tree.order
+    assert tree.tikz().count("{") == tree.tikz().count("}")
+
+
+def test_colours_are_drawn():
+    tree = mq.Tree(1, [(0, []), (2, [])])
+    assert tree.diagram() == "•1\n├─•2\n└─•"
+    assert tree.tikz().endswith(r"\node[label=right:1] {} child {node[label=right:2] {}} child {node {}};")
