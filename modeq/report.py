@@ -68,6 +68,8 @@ $${d["phase"]}$$
 The vector field's series converges for h·λ below the *series limit* **{d["series_limit"]:.4g}**; the optimizer is
 stable on a quadratic for h·λ up to the *stability limit* **{d["stability_limit"]:.4g}**.
 
+(λ_max is that of the Hessian plus the weight decay, which is inside the gradient.)
+
 | problem | h·λ_max | series limit | stability limit | what means something there |
 |---|---|---|---|---|
 {_regimes(results)}

@@ -36,6 +36,7 @@ from modeq.symmetry.tracking import Tracker, track
 
 NETWORKS = ("cnn", "mlp")
 LAWS = ("discrete", "corrected", "article")
+LARGEST_GROWTH = 1e6  # of the loss, beyond which a training has diverged
 IMAGES = 256  # of the full-batch comparison on the smooth network
 ORDERS = {"field": (1, 2, 3), "time": (2,), "rest": (2,), "phase": (1, 3, 5)}
 LAW_NAMES = {"discrete": "exact discrete law", "corrected": "continuous, corrected", "article": "continuous, article"}
@@ -67,6 +68,8 @@ class Settings:
                 f"nesterov with momentum {self.momentum!r} and dampening {self.dampening!r}: Nesterov momentum needs a "
                 "positive momentum and dampening 0"
             )
+        if not str(self.out).strip():
+            raise InvalidSetting("out is empty: give a folder, modeq-study for instance")
         for name, least in (("batch_size", 2), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -76,6 +79,8 @@ class Settings:
     def folder(self) -> Path:
         """Return the output folder, made if need be, after a check that it can be written."""
         path = Path(self.out)
+        if path.exists() and not path.is_dir():
+            raise InvalidSetting(f"out is {self.out!r}, which is a file: give a folder of your own")
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / ".writable"
@@ -251,16 +256,27 @@ def _compare_network(result: Study) -> None:
     """A tanh network, full batch, with the study's own learning rate."""
     images, labels = digits(dtype=torch.float64)
     problem = TorchProblem(tanh_network(result.settings.seed), cross_entropy, images[:IMAGES], labels[:IMAGES])
-    _compare(result, "network", problem, None, h=result.settings.lr, steps=min(100, result.settings.steps), rtol=1e-8)
-    result.results["network"] |= {"parameters": problem.size, "images": IMAGES}
+    steps = min(100, result.settings.steps)
+    described = {"parameters": problem.size, "images": IMAGES}
+    _compare(result, "network", problem, None, h=result.settings.lr, steps=steps, rtol=1e-8, described=described)
 
 
-def _compare(result: Study, name: str, problem: Problem, start: Any, *, h: float, steps: int, rtol: float) -> None:
+def _compare(
+    result: Study,
+    name: str,
+    problem: Problem,
+    start: Any,
+    *,
+    h: float,
+    steps: int,
+    rtol: float,
+    described: dict[str, int] | None = None,
+) -> None:
     """Every form beside the optimizer, and the time-derivative form from rest, as the article starts it."""
     method = method_of(result.settings)
-    h_curvature = h * largest_curvature(problem, problem.start(start))
+    h_curvature = h * (largest_curvature(problem, problem.start(start)) + result.settings.weight_decay)
     limit = result.results["derivation"]["stability_limit"]
-    result.results[name] = {"h": h, "steps": steps, "h_curvature": h_curvature, "rows": []}
+    result.results[name] = {"h": h, "steps": steps, "h_curvature": h_curvature, "rows": [], **(described or {})}
     if h_curvature >= limit:
         note = f"not compared: h·λ_max = {h_curvature:.3g} is beyond the stability limit {limit:.3g}"
         result.results[name]["rows"].append({"title": "every form", "error": None, "late_error": None, "note": note})
@@ -300,7 +316,10 @@ def _train(result: Study) -> None:
         "network": settings.network,
         "parameters": sum(p.numel() for p in module.parameters()),
         "losses": [losses[0], losses[-1]],
-        "h_curvature": [settings.lr * before, settings.lr * _largest_curvature(module, images, labels)],
+        "h_curvature": [
+            settings.lr * (curvature + settings.weight_decay)
+            for curvature in (before, _largest_curvature(module, images, labels))
+        ],
         "charges": _charge_rows(tracker),
     }
     with torch.no_grad():
@@ -334,9 +353,9 @@ def _run_training(result: Study, module: torch.nn.Module, images: Any, labels: A
             optimizer.zero_grad()
             loss = cross_entropy(module(images[batch]), labels[batch])
             losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
+            if not losses[-1] < LARGEST_GROWTH * max(losses[0], 1.0):
                 raise Diverged(
-                    f"the loss is {losses[-1]} at step {n}, with lr {settings.lr:g} and momentum "
+                    f"the loss is {losses[-1]:.3g} at step {n}, with lr {settings.lr:g} and momentum "
                     f"{settings.momentum:g}: use a smaller learning rate, {settings.lr / 10:g} for instance",
                     result.tracker.record,
                 )

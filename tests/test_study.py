@@ -118,6 +118,8 @@ USAGE = [
     (["--batch-size", "1"], "batch_size is 1: give an integer from 2"),
     (["--steps", "0"], "steps is 0: give an integer from 1"),
     (["--out", "/proc/modeq"], "out is '/proc/modeq', which cannot be written"),
+    (["--out", ""], "out is empty: give a folder"),
+    (["--out", __file__], "which is a file: give a folder of your own"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
     (["--learning"], "unrecognized arguments: --learning"),
 ]

@@ -38,6 +38,9 @@ class GeneralLinearMethod:
     start : matrix of shape states × colours, optional
         The first state is X₀ = u θ₀ + h Σ_c start_c f_c(θ₀), u the vector of preconsistency.
         Zero buffers by default; torch's undamped first step is one of the others.
+    step_powers : tuple of int, or None, optional
+        How each state scales with h when a schedule changes it: as h to this power. By default 1 for a
+        buffer (u_i = 0), measured in h·f, and 0 for the others; None if there is no such rule.
     name : str, optional
         How the method prints.
 
@@ -52,7 +55,6 @@ class GeneralLinearMethod:
 
     Notes
     -----
-    A state i with u_i = 0 is a *buffer*: it is measured in h·f, so that it is rescaled when h changes.
     Source: J. C. Butcher, *B-Series* (2021), ch. 4; Hairer, Nørsett, Wanner, *Solving ODEs I*, III.8.
     Optimizers as linear systems: Lessard, Recht, Packard 2016 (arXiv 1408.3595).
 
@@ -77,6 +79,7 @@ class GeneralLinearMethod:
     start: Any = None
     name: str = "GeneralLinearMethod"
     sgd: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
+    step_powers: tuple[int, ...] | None = ()
 
     def __post_init__(self) -> None:
         def put(attribute: str, value: Any) -> None:
@@ -105,6 +108,10 @@ class GeneralLinearMethod:
         put("start", exact_matrix(start, "start", (states, self.colour_count)))
         self._check_names()
         self._check_consistency()
+        if self.step_powers == ():
+            put("step_powers", tuple(int(entry == 0) for entry in self.preconsistency))
+        elif self.step_powers is not None and len(self.step_powers) != states:
+            raise InvalidMethod(f"step_powers is {self.step_powers}: give one integer for each of the {states} states")
 
     def _checked_colours(self, queries: int) -> tuple[int, ...]:
         colours = tuple(self.colours) or (0,) * queries

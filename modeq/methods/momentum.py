@@ -96,7 +96,8 @@ def Nesterov(momentum: Any) -> GeneralLinearMethod:
 def _fraction(value: Any, argument: str) -> sp.Expr:
     expression = exact(value, argument)
     if expression.is_number and not 0 <= expression < 1:
-        raise InvalidMethod(f"{argument} is {value!r}: give a number in [0, 1), 0.9 for instance")
+        example = "" if argument == "dampening" else ", 0.9 for instance"
+        raise InvalidMethod(f"{argument} is {value!r}: give a number in [0, 1){example}")
     return expression
 
 
@@ -133,6 +134,7 @@ def ClassicalNesterov(momentum: Any) -> GeneralLinearMethod:
         C=[[1, beta]],
         D=[[0]],
         name=f"ClassicalNesterov(momentum={beta})",
+        step_powers=(0, 0),  # θ − θ⁻ is a difference of parameters
     )
 
 
@@ -210,6 +212,7 @@ def TripleMomentum(beta: Any, gamma: Any, delta: Any) -> GeneralLinearMethod:
         D=[[0]],
         readout=[1, d],
         name=f"TripleMomentum(beta={b}, gamma={g}, delta={d})",
+        step_powers=(0, 0),  # ξ − ξ⁻ is a difference of parameters
     )
 
 

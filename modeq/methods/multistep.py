@@ -59,9 +59,10 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     now = sp.Matrix(steps, 1, lambda i, j: s[steps - 1 - i])
     text = name or f"LinearMultistep(rho={list(rho)}, sigma={list(sigma)})"
     first = sp.Matrix([[1] + [0] * (steps - 1)])
+    powers = (0,) if steps == 1 else None  # further states mix parameters and h·f
     if s[-1] == 0:
-        return GeneralLinearMethod(A=A, B=now, C=first, D=[[0]], name=text)
+        return GeneralLinearMethod(A=A, B=now, C=first, D=[[0]], name=text, step_powers=powers)
     next_query = sp.Matrix(steps, 1, lambda i, j: s[-1] if i == 0 else 0)
     B = sp.Matrix.hstack(now, next_query)
     C = sp.Matrix.vstack(first, A.row(0))
-    return GeneralLinearMethod(A=A, B=B, C=C, D=[[0, 0], [s[steps - 1], s[-1]]], name=text)
+    return GeneralLinearMethod(A=A, B=B, C=C, D=[[0, 0], [s[steps - 1], s[-1]]], name=text, step_powers=powers)

@@ -271,12 +271,13 @@ def _assembled(
     for j, query in enumerate(queries):
         fill(query, 0, C, D, j, f"the point of gradient {j + 1}")
     first = sp.zeros(size, 1)
+    scales = tuple(powers[i] for i in order)
     for state, value in start.items():
         i = states.index(state)
         # A buffer in units of h·∇L has power 0, one in units of ∇L power 1.
         first[place[i]] = -exact(value, f"start[{state!r}]")
     if not any(decay):
-        return GeneralLinearMethod(A=A, B=B, C=C, D=D, start=first, name=name)
+        return GeneralLinearMethod(A=A, B=B, C=C, D=D, start=first, name=name, step_powers=scales)
     rate, column = _decay_column(sp.Matrix(decay), B)
     reads = sp.Matrix([[1] + [0] * (size - 1)])
     return GeneralLinearMethod(
@@ -288,6 +289,7 @@ def _assembled(
         decay={1: rate},
         start=sp.Matrix.hstack(first, sp.zeros(size, 1)),
         name=name,
+        step_powers=scales,
     )
 
 

@@ -22,9 +22,9 @@ from modeq.errors import (
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer, flow, require_series_limit
+from modeq.numeric.flows import Layer, decay_rate, flow, require_series_limit
 from modeq.numeric.iteration import iterate
-from modeq.numeric.protocol import Problem, Vector, largest_curvature
+from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
@@ -205,6 +205,13 @@ def compare(
         raise InvalidProblem(f"forms has {unknown[0]!r}: choose from {list(TITLES)}")
     if len({repr(method) for method in chosen}) < len(chosen):
         raise InvalidMethod(f"methods repeats one of {chosen}: name each once")
+    if not chosen:
+        raise InvalidMethod("methods is empty: give at least one")
+    if isinstance(orders, int):
+        raise InvalidProblem(f"orders is {orders!r}: give a sequence of orders, or one for each form")
+    h = positive(h, "h")
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
+        raise InvalidProblem(f"steps is {steps!r}: give a positive integer")
     theta = problem.start(start)
     iterates, entries = {}, []
     cases = [(method, form, order) for method in chosen for form, order in _laws(forms, orders, problem)]
@@ -225,7 +232,8 @@ def _laws(
             if getattr(problem, "is_quadratic", False):
                 yield form, 0
             continue
-        for order in orders[form] if isinstance(orders, Mapping) else orders:
+        chosen = orders.get(form, (1, 2, 3)) if isinstance(orders, Mapping) else orders
+        for order in chosen:
             # To first order the time-derivative form is the gradient flow once more.
             if not (form in ("time", "rest") and checked_order(order) == 1 and "field" in forms):
                 yield form, order
@@ -261,8 +269,10 @@ def _entry(
             )
     except OutsideSeriesLimit:
         return Entry(repr(method), form, order, note="outside its series limit")
-    except (IllPosed, NoTimeDerivativeForm):
+    except IllPosed:
         return Entry(repr(method), form, order, note="no well-posed equation")
+    except NoTimeDerivativeForm:
+        return Entry(repr(method), form, order, note="no such form")
     except Diverged as error:
         stiff = "too stiff" in str(error)
         return Entry(repr(method), form, order, note="too stiff" if stiff else "the flow diverges")
@@ -280,7 +290,8 @@ class ObservedOrder:
     Attributes
     ----------
     step_sizes, errors : the learning rates, and the largest error of the trajectory at each
-    slopes : log₂ ratios of successive errors (scaled to the ratio of the step sizes)
+    slopes : log₂ ratios of successive errors (scaled to the ratio of the step sizes); nan where an error is
+        below the noise floor
     expected : the slope that the coefficients predict
     window : the largest and the smallest h·λ_max used, as fractions of the series limit
     noise_floor : errors below this are rounding and integration errors, and have no slope
@@ -342,15 +353,25 @@ def observed_order(
     """
     if form not in _DERIVE:
         raise InvalidProblem(f"form is {form!r}: it must be one of {list(_DERIVE)}")
+    time, order = positive(time, "time"), checked_order(order)
     theta = problem.start(start)
-    limit, curvature = float(method.series_limit()), largest_curvature(problem, theta)
-    layer_steps = 0 if form in ("phase", "hermite") else _layer_steps(method)
+    if problem.epsilon > 1e-12:
+        raise InvalidProblem(
+            f"{problem!r} computes with a rounding of {problem.epsilon:.1e}, which hides the slopes: use "
+            "module.double()"
+        )
+    limit = float(method.series_limit())
+    curvature = largest_curvature(problem, theta) + decay_rate(method)
+    keeps_transients = form in ("phase", "hermite") and phase_space_form(method, 1).poles
+    layer_steps = 0 if keeps_transients else _layer_steps(method)
     if step_sizes is None:
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
         steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
         step_sizes = [time / (steps * 2**k) for k in range(halvings + 1)]
-    sizes = tuple(float(size) for size in step_sizes)
+    if not isinstance(step_sizes, Sequence | np.ndarray):
+        raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
+    sizes = tuple(positive(size, "a step size") for size in step_sizes)
     if len(sizes) < 2 or any(b >= a for a, b in pairwise(sizes)):
         raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
     settled = layer_steps * sizes[0]
@@ -380,13 +401,14 @@ def observed_order(
         counted = iterates.t >= settled * (1 - 1e-12)
         errors.append(float(np.max(step_errors(flowed, iterates)[counted])))
         scale = max(scale, float(np.max(abs(iterates.y))))
+    floor = 1e-12 * scale
     slopes = tuple(
-        float(np.log(max(a, 1e-300) / max(b, 1e-300)) / np.log(g / h))
+        float(np.log(a / b) / np.log(g / h)) if min(a, b) > floor else float("nan")
         for (a, b), (g, h) in zip(pairwise(errors), pairwise(sizes), strict=True)
     )
     window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
-    return ObservedOrder(sizes, tuple(errors), slopes, expected, window, 1e-12 * scale)
+    return ObservedOrder(sizes, tuple(errors), slopes, expected, window, floor)
 
 
 def _layer_steps(method: GeneralLinearMethod) -> int:
@@ -420,6 +442,9 @@ def expected_order(
     if form in ("phase", "hermite"):
         r = phase_space_form(method, search).r
         found = [k for row in r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
+        if not phase_space_form(method, 1).poles:
+            layer = initial_layer_of(method, search)
+            return min([*found, *(t.order for t, c in layer.items() if t.order >= order and c != 0)])
         found += [2] if off_manifold and form == "phase" else []
         # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
         found += [3] if off_manifold and form == "hermite" else []

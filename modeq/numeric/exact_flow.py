@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
+from scipy.linalg import expm, logm
 
 from modeq.errors import InvalidProblem
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.fields import require_numbers
-from modeq.numeric.flows import positive
-from modeq.numeric.protocol import Problem, SymbolicProblem, Vector
+from modeq.numeric.protocol import Problem, SymbolicProblem, Vector, positive, time_grid
 from modeq.numeric.trajectory import Trajectory
 
 
@@ -24,7 +24,7 @@ def exact_quadratic_flow(
     Raises
     ------
     InvalidProblem
-        If the loss is no quadratic, or M is singular.
+        If the loss is no quadratic, or M is singular, as for h·λ = 1 in gradient descent.
 
     Examples
     --------
@@ -41,14 +41,18 @@ def exact_quadratic_flow(
         raise InvalidProblem(f"the exact flow exists on quadratic losses; {problem!r} is none")
     step, first = _affine_step(method, problem, theta, h)
     values, vectors = np.linalg.eig(step)
-    if np.min(abs(values)) < 1e-14 or np.linalg.cond(vectors) > 1e12:
+    if np.min(abs(values)) < 1e-14:
         raise InvalidProblem(
-            f"the one-step map of {method} at h = {h} is singular or not diagonalisable, so that its logarithm "
-            "cannot be computed reliably; change h a little"
+            f"the one-step map of {method} at h = {h} is singular, it forgets a part of its state at once: it has no "
+            "logarithm"
         )
-    coefficients = np.linalg.solve(vectors, first.astype(complex))
-    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
-    states = [(vectors * np.exp(np.log(values.astype(complex)) * t / h)) @ coefficients for t in times]
+    times = time_grid(h, time)
+    if np.linalg.cond(vectors) < 1e8:
+        coefficients = np.linalg.solve(vectors, first.astype(complex))
+        states = [(vectors * np.exp(np.log(values.astype(complex)) * t / h)) @ coefficients for t in times]
+    else:  # a double root: its Jordan block has a logarithm, but no basis of eigenvectors
+        generator = logm(step)
+        states = [expm(generator * (t / h)) @ first for t in times]
     readout = np.array(method.readout.tolist(), dtype=np.float64)[0]
     y = np.array([readout @ state[:-1].reshape(method.state_count, theta.size) for state in states]).real
     return Trajectory(times, y, 0, 0, "evaluated", "exact flow")

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from modeq.errors import InvalidProblem, OutsideSeriesLimit
+from modeq.errors import InvalidProblem, NoTimeDerivativeForm, OutsideSeriesLimit
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.fields import FieldName, modified_field, require_numbers, series_value
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
-from modeq.numeric.protocol import Problem, Vector, largest_curvature
+from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import PhaseSpaceForm
 from modeq.symbolic.temporal import TimeDerivativeForm
 
@@ -63,9 +64,11 @@ def flow(
     initial_layer : bool or int
         Where to start. True: where the optimizer's own first step puts the flow, to the order of the
         equation (for the time-derivative form the right first derivative, for the phase-space form so
-        that it passes through the first iterates). False: at θ₀, at rest. An integer, for a
+        that it passes through the first iterates, or, if all parasitic poles are left out, on the slow
+        manifold). False: at θ₀, at rest. An integer, for a
         `ModifiedEquation`: the initial layer through that power of h.
     rtol, atol : tolerances of the integrator
+        Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int
         After this many evaluations the flow is given up as too stiff.
     series_limit : bool
@@ -99,7 +102,12 @@ def flow(
         raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
     require_numbers(form.method)
     h, time = positive(h, "h"), positive(time, "time")
+    if isinstance(initial_layer, bool | int) is False or initial_layer < 0:
+        raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
     theta = problem.start(start)
+    # Below the rounding of the problem's own numbers an integrator would resolve noise.
+    rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
+    atol = max(positive(atol, "atol"), 2 * problem.epsilon)
     slow = (isinstance(form, ModifiedEquation) and form.order > 1) or (
         isinstance(form, TimeDerivativeForm) and form.order > 2
     )
@@ -111,9 +119,7 @@ def flow(
         system = _time_derivative_system(form, problem, theta, h, initial_layer)
     else:
         system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol)
-    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
-    if time - times[-1] > 1e-9 * h:
-        times = np.append(times, time)
+    times = time_grid(h, time)
     trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
     return trajectory.checked() if check else trajectory
 
@@ -121,24 +127,13 @@ def flow(
 def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float) -> None:
     """Raise `OutsideSeriesLimit` if h·λ_max at θ is beyond the method's series limit."""
     limit = float(method.series_limit())
-    # Weight decay inside the gradient adds to the curvature.
-    curvature = largest_curvature(problem, theta) + _decay_rate(method)
+    # Weight decay adds to the curvature if it is inside the gradient; outside of it, this errs on the safe side.
+    curvature = largest_curvature(problem, theta) + decay_rate(method)
     if h * curvature >= limit:
         raise OutsideSeriesLimit(
             f"h·λ_max = {h * curvature:.4g} at the start is beyond the series limit {limit:.4g} of {method}, where the "
             f"modified vector field means nothing; use phase_space_form, order=1, or h < {limit / curvature:.3g}"
         )
-
-
-def positive(value: Any, argument: str) -> float:
-    """Return a finite positive number, or raise `InvalidProblem` naming the argument."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidProblem(f"{argument} is {value!r}: give a positive number") from error
-    if not (np.isfinite(number) and number > 0):
-        raise InvalidProblem(f"{argument} is {value!r}: give a positive number")
-    return number
 
 
 class _TooStiff(Exception):
@@ -186,6 +181,10 @@ def _solved(
             rtol=rtol,
             atol=atol,
         )
+    if len(solution.y) == 0:
+        return Trajectory(
+            times[:1], system.start[None, :size], int(solution.nfev), -1, str(solution.message), system.name
+        )
     y = solution.y[:size].T
     finite = bool(np.all(np.isfinite(y))) and len(y) == len(times)
     status = 0 if solution.success and finite else -1
@@ -203,7 +202,8 @@ def _vector_field_system(
     return _System(right_hand_side, start, f"modified field of order {equation.order}")
 
 
-def _decay_rate(method: GeneralLinearMethod) -> float:
+def decay_rate(method: GeneralLinearMethod) -> float:
+    """Return λ of the weight decay, 0 without."""
     return float(sum(method.decay.values()))
 
 
@@ -213,7 +213,7 @@ def _time_derivative_system(
     """The state is θ, hθ', …, h^{p−1}θ^{(p−1)}."""
     form.require_well_posed()
     c = [float(value) for value in form.coefficients]
-    d = [h * _decay_rate(form.method) * float(value) for value in form.decay_coefficients] or [0.0] * form.order
+    d = [h * decay_rate(form.method) * float(value) for value in form.decay_coefficients] or [0.0] * form.order
     size = theta.size
 
     def right_hand_side(u: Vector) -> Vector:
@@ -254,7 +254,15 @@ def _phase_space_system(
     start = np.zeros((m, size))
     start[0] = theta
     system = _System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
-    if initial_layer and m > 1:
+    if initial_layer and form.left_out and m > 1:
+        raise NoTimeDerivativeForm(
+            f"{form.method} has poles that the phase-space form keeps, {list(form.poles)}, and poles that it leaves "
+            f"out, {list(form.left_out)}: where it starts is not known; use modified_equation, or initial_layer=False"
+        )
+    if initial_layer and m == 1:
+        layer = initial_layer_of(form.method, form.order - 1)
+        system = _System(right_hand_side, theta + series_value(layer, problem, theta, h), system.name)
+    elif initial_layer:
         points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
         system = _System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
     return system
@@ -316,7 +324,9 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
     jacobian = np.array([((vectors * np.exp(values * n)) @ inverse).real[0, 1:] for n in range(1, m)])
     correction = np.linalg.inv(jacobian)
     start = system.start.reshape(m, size).copy()
-    scale = max(np.max(abs(points[1:] - points[0])), 1e-300)
+    scale = np.max(abs(points[1:] - points[0]))
+    if scale <= np.finfo(np.float64).eps * np.max(abs(points)):
+        return start.ravel()  # nothing moves
     times = h * np.arange(m, dtype=np.float64)
     best = np.inf
     inner = max(0.1 * rtol, 5e-14)  # SciPy's integrators take no tolerance below 100 ulp

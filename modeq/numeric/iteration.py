@@ -9,8 +9,8 @@ from scipy.optimize import NoConvergence, newton_krylov
 
 from modeq.errors import Diverged, InvalidMethod, InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod
-from modeq.numeric.protocol import Problem, Vector
-from modeq.numeric.torch_problem import TorchProblem
+from modeq.numeric.protocol import Problem, Vector, positive
+from modeq.numeric.torch_problem import TorchProblem, checked_batches
 from modeq.numeric.trajectory import Trajectory
 
 Schedule = float | Callable[[int], float]
@@ -67,7 +67,7 @@ def iterate(
     rates = learning_rates(h, steps)
     theta = problem.start(start)
     if isinstance(problem, TorchProblem):
-        batches = problem.batches if batches is None else batches
+        batches = problem.batches if batches is None else checked_batches(batches, len(problem.targets))
         if method.sgd is not None:
             return _checked(_iterate_torch(method, problem, theta, rates, batches), check)
     elif batches is not None:
@@ -79,15 +79,9 @@ def learning_rates(h: Schedule, steps: int) -> list[float]:
     """Return h at each step, after a check."""
     if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 0:
         raise InvalidProblem(f"steps is {steps!r}: give an integer from 0")
-    rates = [float(h(n)) if callable(h) else float(h) for n in range(steps)]
     if not callable(h):
-        rates = rates or [float(h)]
-    for n, rate in enumerate(rates):
-        if not (np.isfinite(rate) and rate > 0):
-            raise InvalidProblem(
-                f"the learning rate h is {rate!r} at step {n}: give a positive number, 0.01 for instance"
-            )
-    return rates[:steps]
+        return [positive(h, "the learning rate h")] * steps
+    return [positive(h(n), f"the learning rate h({n})") for n in range(steps)]
 
 
 def _checked(trajectory: Trajectory, check: bool) -> Trajectory:
@@ -137,9 +131,11 @@ def _iterate_method(
         np.array(m.tolist(), dtype=np.float64)
         for m in (method.A, method.B, method.C, method.D, method.readout, method.start, method.preconsistency)
     )
-    buffers = [i for i in range(method.state_count) if method.preconsistency[i] == 0]
     fields = [_field(method, problem, colour, batches) for colour in range(method.colour_count)]
     X = u * theta
+    if method.step_powers is None and len(set(rates)) > 1:
+        raise UnsupportedOptimizer(f"{method} has no rule for a changing learning rate: give a constant h")
+    powers = np.array(method.step_powers or [0] * method.state_count)[:, None]
     if rates:
         for colour in range(method.colour_count):
             if method.start.col(colour).is_zero_matrix is not True:
@@ -149,7 +145,7 @@ def _iterate_method(
     with np.errstate(over="ignore", invalid="ignore"):
         for n, h in enumerate(rates):
             if n and h != rates[n - 1]:
-                X[buffers] *= h / rates[n - 1]
+                X *= (h / rates[n - 1]) ** powers
             if method.query_order is None:
                 F, sweeps = _implicit_gradients(method, fields, C @ X, h * D, n)
                 gradients += sweeps * len(queried)

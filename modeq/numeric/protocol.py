@@ -26,11 +26,17 @@ class Problem(Protocol):
     Attributes
     ----------
     size : the number d of parameters
+    epsilon : the relative rounding of the numbers it computes with
     """
 
     @property
     def size(self) -> int:
         """The number of parameters."""
+        ...
+
+    @property
+    def epsilon(self) -> float:
+        """The relative rounding of the numbers it computes with."""
         ...
 
     def start(self, start: Any = None) -> Vector:
@@ -76,7 +82,8 @@ class SymbolicProblem:
     variables: tuple[sp.Symbol, ...]
 
     def __post_init__(self) -> None:
-        symbols = tuple(self.variables)
+        given = self.variables
+        symbols = tuple(given) if isinstance(given, list | tuple | sp.MatrixBase) else ()
         if not symbols or not all(isinstance(v, sp.Symbol) for v in symbols) or len(set(symbols)) < len(symbols):
             raise InvalidProblem(f"variables are {self.variables!r}: give a sequence of distinct sympy symbols")
         try:
@@ -85,6 +92,8 @@ class SymbolicProblem:
             raise InvalidProblem(f"the loss is {self.loss_expression!r}: give a sympy expression") from error
         if not isinstance(expression, sp.Expr):
             raise InvalidProblem(f"the loss is {self.loss_expression!r}: give a sympy expression")
+        if expression.has(sp.nan, sp.oo, -sp.oo, sp.zoo, sp.I) or expression.atoms(sp.core.function.AppliedUndef):
+            raise InvalidProblem(f"the loss {expression} is not finite, not real, or has an undefined function")
         free = expression.free_symbols - set(symbols)
         if free:
             raise InvalidProblem(
@@ -98,6 +107,11 @@ class SymbolicProblem:
     def size(self) -> int:
         """The number of variables."""
         return len(self.variables)
+
+    @property
+    def epsilon(self) -> float:
+        """The relative rounding of float64."""
+        return float(np.finfo(np.float64).eps)
 
     def start(self, start: Any = None) -> Vector:
         """Return a start, given as a sequence of numbers, as a vector."""
@@ -150,12 +164,42 @@ class SymbolicProblem:
         return f"SymbolicProblem({self.loss_expression}, {list(self.variables)})"
 
 
+def positive(value: Any, argument: str) -> float:
+    """Return a finite positive number, or raise `InvalidProblem` naming the argument."""
+    try:
+        number = float("nan") if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidProblem(f"{argument} is {value!r}: give a positive number") from error
+    if not (np.isfinite(number) and number > 0):
+        raise InvalidProblem(f"{argument} is {value!r}: give a positive number, 0.01 for instance")
+    return number
+
+
+def time_grid(h: float, time: float) -> Vector:
+    """Return the times 0, h, 2h, … up to `time`, and `time` itself.
+
+    Examples
+    --------
+    >>> time_grid(0.1, 0.25).tolist()
+    [0.0, 0.1, 0.2, 0.25]
+    """
+    if time / h > 1e8:
+        raise InvalidProblem(f"time/h is {time / h:.3g} steps, too many to store: take a larger h or a shorter time")
+    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
+    return np.append(times, time) if time - times[-1] > 1e-9 * h else times
+
+
 def flat_start(start: Any, size: int) -> Vector:
     """Return numbers as a float64 vector of that size, or raise `InvalidProblem`."""
+    if hasattr(start, "detach"):
+        start = start.detach().double().cpu().numpy()
     try:
         theta = np.array(start, dtype=np.float64).ravel()
-    except (TypeError, ValueError) as error:
+        numeric = np.asarray(start).dtype.kind not in "USb"
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidProblem(f"start is {start!r}: give {size} numbers") from error
+    if not numeric:
+        raise InvalidProblem(f"start is {start!r}: give {size} numbers")
     if theta.size != size:
         raise InvalidProblem(f"start has {theta.size} numbers, the problem has {size} parameters")
     if not np.all(np.isfinite(theta)):

@@ -58,10 +58,15 @@ class TorchProblem:
         targets: Any,
         batches: Sequence[Any] | None = None,
     ) -> None:
+        if not isinstance(module, torch.nn.Module):
+            raise InvalidProblem(f"module is {module!r}: give a torch.nn.Module")
+        lazy = [n for n, p in module.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
+        if lazy:
+            raise InvalidProblem(f"the parameters {lazy} have no shape yet: run the module once on its inputs")
         self.module = copy.deepcopy(module)
         self.loss_function = loss_function
         self.inputs, self.targets = inputs, targets
-        self.batches = None if batches is None else list(batches)
+        self.batches = None if batches is None else checked_batches(batches, len(targets))
         trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         if not trainable:
             raise InvalidProblem(f"{type(module).__name__} has no trainable parameter")
@@ -70,6 +75,12 @@ class TorchProblem:
         self._sizes = [p.numel() for _, p in trainable]
         if any(p.is_complex() for _, p in trainable):
             raise InvalidProblem(f"{type(module).__name__} has complex parameters: split them into real parts")
+        kinds = {(p.dtype, p.device) for _, p in trainable}
+        if len(kinds) > 1:
+            raise InvalidProblem(
+                f"{type(module).__name__} has parameters of several dtypes or devices, {sorted(map(str, kinds))}: "
+                "convert it to one, with module.double() for instance"
+            )
         self._dtype, self._device = trainable[0][1].dtype, trainable[0][1].device
         self._own = torch.cat([p.detach().reshape(-1).to(torch.float64).cpu() for _, p in trainable]).numpy()
         self._frozen = {n: p.detach() for n, p in self.module.named_parameters() if not p.requires_grad}
@@ -77,11 +88,22 @@ class TorchProblem:
         self._probe()
 
     def _probe(self) -> None:
-        theta = self._own
-        first = self._loss_tensor(self._tensor(theta), self.inputs, self.targets)
+        flat = self._tensor(self._own).requires_grad_()
+        try:
+            first = self._loss_tensor(flat, self.inputs, self.targets)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise InvalidProblem(
+                f"the loss of {type(self.module).__name__} ({self._dtype}) cannot be computed on inputs "
+                f"{_described(self.inputs)} and targets {_described(self.targets)}: {str(error).splitlines()[0]}"
+            ) from error
+        if not isinstance(first, torch.Tensor):
+            raise InvalidProblem(f"the loss function returns {first!r}: it must return a tensor with one number")
         if first.numel() != 1:
             raise InvalidProblem(f"the loss function returns shape {tuple(first.shape)}: it must return one number")
-        second = self._loss_tensor(self._tensor(theta), self.inputs, self.targets)
+        if not first.requires_grad:
+            raise InvalidProblem("the loss does not depend on the parameters, or was detached from them")
+        first = first.detach()
+        second = self._loss_tensor(self._tensor(self._own), self.inputs, self.targets)
         if not torch.isfinite(first).all():
             raise InvalidProblem(f"the loss at the module's own parameters is {float(first)}")
         if not torch.equal(first, second):
@@ -89,6 +111,11 @@ class TorchProblem:
                 f"two evaluations of the loss differ ({float(first)!r} and {float(second)!r}): switch dropout and "
                 "other randomness off, with module.eval() for instance"
             )
+
+    @property
+    def epsilon(self) -> float:
+        """The relative rounding of the module's dtype."""
+        return float(torch.finfo(self._dtype).eps)
 
     @property
     def size(self) -> int:
@@ -101,8 +128,6 @@ class TorchProblem:
             return self._own.copy()
         if isinstance(start, Mapping):
             return named_start(start, self._names, self._shapes)
-        if isinstance(start, torch.Tensor):
-            start = start.detach().cpu().numpy()
         return flat_start(start, self.size)
 
     def named(self, theta: Any) -> dict[str, torch.Tensor]:
@@ -186,6 +211,29 @@ class TorchProblem:
 
     def __repr__(self) -> str:
         return f"TorchProblem({type(self.module).__name__}, {self.size} parameters)"
+
+
+def checked_batches(batches: Any, samples: int) -> list[torch.Tensor]:
+    """Return batches as index tensors; refuse empty ones, and indices that are no integers or out of range."""
+    checked = []
+    for n, batch in enumerate(batches):
+        try:
+            index = torch.as_tensor(batch)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidProblem(f"batch {n} is {batch!r}: give a tensor of sample indices") from error
+        integers = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+        if index.dim() != 1 or not integers:
+            raise InvalidProblem(f"batch {n} has dtype {index.dtype} and {index.dim()} axes: give a row of integers")
+        if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= samples:
+            raise InvalidProblem(f"batch {n} is empty or has an index outside 0 to {samples - 1}: {index.tolist()[:8]}")
+        checked.append(index)
+    if not checked:
+        raise InvalidProblem("batches is empty: give at least one batch, or None for the full data")
+    return checked
+
+
+def _described(data: Any) -> str:
+    return f"{data.dtype} of shape {tuple(data.shape)}" if isinstance(data, torch.Tensor) else type(data).__name__
 
 
 def _directional(

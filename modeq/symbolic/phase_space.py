@@ -8,12 +8,12 @@ from functools import cached_property
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, NoTimeDerivativeForm
+from modeq.errors import InvalidMethod, InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import ShiftOperator
 from modeq.symbolic.rooted_trees import checked_order
-from modeq.symbolic.temporal import readout_series
+from modeq.symbolic.temporal import LARGEST_ORDER, readout_series
 
 SMALLEST_POLE = sp.exp(-2 * sp.pi)
 
@@ -143,6 +143,8 @@ def phase_space_form(method: GeneralLinearMethod, order: int, hermite: bool = Fa
     [1.0, -0.0088, -0.0833]
     """
     order = checked_order(order)
+    if order > LARGEST_ORDER:
+        raise InvalidOrder(f"order is {order}: forms in time are derived up to order {LARGEST_ORDER}")
     series = readout_series(method, order + 1)
     K = ShiftOperator(method).field
     kept, left_out = _poles(method)

@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy as sp
 
-from modeq.errors import IllPosed, NoTimeDerivativeForm
+from modeq.errors import IllPosed, InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import Element, ShiftOperator
@@ -115,6 +115,9 @@ def _derivative(k: int) -> str:
     return rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
 
 
+LARGEST_ORDER = 200
+
+
 def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[Element]]:
     """Return for each colour the Laurent coefficients g₋₁, g₀, … from its field to θ.
 
@@ -168,6 +171,8 @@ def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivat
     (1 - beta, (beta + 1)/2, (1 - beta)/6)
     """
     order = checked_order(order)
+    if order > LARGEST_ORDER:
+        raise InvalidOrder(f"order is {order}: forms in time are derived up to order {LARGEST_ORDER}")
     series = readout_series(method, order + 1)
     K: Any = ShiftOperator(method).field
     main = series[0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import modeq as mq
 from modeq.numeric.fields import GradientsOnlyField, modified_field
-from modeq.testing import methods, polynomial_losses
+from modeq.testing import assert_order, methods, polynomial_losses
 
 X, Y = sp.symbols("x y")
 SMOOTH = mq.SymbolicProblem((X**2 - Y) ** 2 / 4 + sp.sin(X + Y) / 2 + X**2 / 2 + Y**2, [X, Y])
@@ -113,11 +113,30 @@ def test_exact_flow_on_quadratics_is_the_optimizer(method, steps):
     h = 0.137
     iterates = mq.iterate(method, problem, [1.0, -1.0], h=h, steps=steps)
     if not method.A.det():  # without momentum the buffer is forgotten at once: no logarithm
-        with pytest.raises(mq.InvalidProblem, match="singular or not diagonalisable"):
+        with pytest.raises(mq.InvalidProblem, match="is singular, it forgets a part of its state at once"):
             mq.exact_quadratic_flow(method, problem, [1.0, -1.0], h=h, time=h * steps)
         return
     exact = mq.exact_quadratic_flow(method, problem, [1.0, -1.0], h=h, time=h * steps)
     np.testing.assert_allclose(exact.y, iterates.y, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "method, loss, h",
+    [
+        (mq.HeavyBall(sp.Rational(1, 4)), X**2 / 2, 0.25),  # a double root of the characteristic polynomial
+        (mq.GradientDescent(), X + Y, 0.1),  # a linear loss: a Jordan block at 1
+        (mq.HeavyBall(0.5), (X + Y) ** 2 / 2 + X - Y, 0.1),
+    ],
+    ids=["double root", "linear loss", "slope along a flat direction"],
+)
+def test_exact_flow_through_jordan_blocks(method, loss, h):
+    variables = sorted(loss.free_symbols, key=str)
+    problem = mq.SymbolicProblem(loss, variables)
+    start = [1.0, -0.5][: len(variables)]
+    exact = mq.exact_quadratic_flow(method, problem, start, h=h, time=20.5 * h)
+    iterates = mq.iterate(method, problem, start, h=h, steps=20)
+    np.testing.assert_allclose(exact.y[:-1], iterates.y, atol=1e-10)
+    assert exact.t[-1] == pytest.approx(20.5 * h)
 
 
 def test_exact_flow_needs_a_quadratic():
@@ -152,6 +171,10 @@ def test_ill_posed_truncations_are_refused():
         ({"h": 0.1, "time": 0}, "time is 0: give a positive number"),
         ({"h": 0.1, "time": 1, "field": "magic"}, "field is 'magic'"),
         ({"h": "a", "time": 1}, "h is 'a'"),
+        ({"h": 0.1, "time": 1, "rtol": -1}, "rtol is -1: give a positive number"),
+        ({"h": 0.1, "time": 1, "atol": float("nan")}, "atol is nan: give a positive number"),
+        ({"h": 0.1, "time": 1, "initial_layer": 1.5}, "initial_layer is 1.5: give True, False, or"),
+        ({"h": 1e-300, "time": 1}, "1e\\+300 steps, too many to store"),
     ],
 )
 def test_bad_arguments_of_flow(keywords, message):
@@ -190,5 +213,57 @@ def test_compare_several_methods_and_unknown_forms():
         assert late[name, "field", 2] < late[name, "field", 1] / 10
     with pytest.raises(mq.InvalidProblem, match="forms has 'magic'"):
         mq.compare(both, problem, [1.0], h=0.02, steps=4, forms=["magic"])
+    with pytest.raises(mq.InvalidProblem, match="steps is 0: give a positive integer"):
+        mq.compare(both, problem, [1.0], h=0.02, steps=0)
+    with pytest.raises(mq.InvalidProblem, match="orders is 2: give a sequence"):
+        mq.compare(both, problem, [1.0], h=0.02, steps=4, orders=2)
+    with pytest.raises(mq.InvalidMethod, match="methods is empty"):
+        mq.compare([], problem, [1.0], h=0.02, steps=4)
     with pytest.raises(mq.InvalidMethod, match="name each once"):
         mq.compare([both[0], both[0]], problem, [1.0], h=0.02, steps=4)
+
+
+def test_a_flow_that_cannot_start_is_a_failure_with_a_message():
+    problem = mq.SymbolicProblem(X**2 / 2, [X])
+    equation = mq.modified_equation(mq.GradientDescent(), 1)
+    with pytest.raises(mq.Diverged, match="modified field of order 1"):
+        mq.flow(equation, problem, [1.0], h=0.1, time=1e-30)
+
+
+def test_a_start_that_does_not_move():
+    form = mq.phase_space_form(mq.HeavyBall(0.9), 3)
+    assert not mq.flow(form, mq.SymbolicProblem(X**2, [X]), [0.0], h=0.1, time=1.0).y.any()
+
+
+def test_float32_networks_are_integrated_to_their_rounding():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        inputs, labels = torch.randn(8, 3), torch.tensor([0, 1] * 4)
+    single = mq.TorchProblem(module, torch.nn.functional.cross_entropy, inputs, labels)
+    double = mq.TorchProblem(module.double(), torch.nn.functional.cross_entropy, inputs.double(), labels)
+    form = mq.phase_space_form(mq.HeavyBall(0.9), 3)
+    ends = [mq.flow(form, problem, h=0.01, time=0.3) for problem in (single, double)]
+    assert ends[0].nfev < 5_000
+    np.testing.assert_allclose(ends[0].y[-1], ends[1].y[-1], atol=1e-4)
+    with pytest.raises(mq.InvalidProblem, match=r"rounding of 1\.2e-07, which hides the slopes: use module\.double"):
+        mq.observed_order(mq.HeavyBall(0.5), single, time=1.0, order=2)
+
+
+@pytest.mark.parametrize("method", [mq.LinearMultistep([0, -1, 1], [-0.5, 1.5]), mq.OptimisticGradient()], ids=repr)
+def test_left_out_poles_start_on_the_slow_manifold(method):
+    problem = mq.SymbolicProblem(X**2 / 2 + X**3 / 6, [X])
+    for order in (1, 2):
+        assert_order(method, problem, [1.0], order=order, time=1.5, form="phase", expected=order)
+
+
+def test_kept_and_left_out_poles_together_are_refused():
+    method = mq.LinearMultistep([0, sp.Rational(1, 2), -sp.Rational(3, 2), 1], [sp.Rational(1, 2)])
+    with pytest.raises(mq.NoTimeDerivativeForm, match="poles that the phase-space form keeps"):
+        mq.flow(mq.phase_space_form(method, 2), SMOOTH, [0.1, 0.1], h=0.01, time=0.1)
+
+
+@pytest.mark.parametrize("derive", [mq.time_derivative_form, mq.phase_space_form])
+def test_absurd_orders_in_time_are_refused(derive):
+    with pytest.raises(mq.InvalidOrder, match="order is 10000: forms in time are derived up to order 200"):
+        derive(mq.HeavyBall(0.9), 10**4)

@@ -132,12 +132,17 @@ def test_the_callers_module_is_left_alone():
 @pytest.mark.parametrize(
     "keywords, message",
     [
-        ({"h": -0.1, "steps": 3}, r"learning rate h is -0.1 at step 0: give a positive number"),
+        ({"h": -0.1, "steps": 3}, "learning rate h is -0.1: give a positive number"),
         ({"h": float("nan"), "steps": 3}, "learning rate h is nan"),
         ({"h": 0.1, "steps": -1}, "steps is -1: give an integer from 0"),
         ({"h": 0.1, "steps": 1.5}, "steps is 1.5"),
-        ({"h": lambda n: 0.1 - 0.1 * n, "steps": 3}, "0.0 at step 1"),
+        ({"h": lambda n: 0.1 - 0.1 * n, "steps": 3}, r"learning rate h\(1\) is 0.0"),
         ({"h": 0.1, "steps": 3, "batches": [[0]]}, "has no data: use a TorchProblem"),
+        ({"h": "abc", "steps": 3}, "learning rate h is 'abc'"),
+        ({"h": None, "steps": 3}, "learning rate h is None"),
+        ({"h": [0.1, 0.2], "steps": 3}, "learning rate h is"),
+        ({"h": True, "steps": 3}, "learning rate h is True"),
+        ({"h": lambda n: None, "steps": 3}, r"learning rate h\(0\) is None"),
     ],
 )
 def test_bad_arguments(keywords, message):
@@ -178,3 +183,55 @@ def test_a_two_step_method_is_its_recurrence():
         theta.append(theta[-1] + 0.1 * (1.5 * -theta[-1] - 0.5 * before))
         before = -theta[-2]
     np.testing.assert_allclose(got, theta, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "batches, message",
+    [
+        ([torch.tensor([], dtype=torch.int64)], "batch 0 is empty or has an index outside 0 to 7"),
+        ([torch.tensor([1, 8])], "outside 0 to 7"),
+        ([torch.tensor([0.5])], "batch 0 has dtype torch.float32"),
+        ([None], "batch 0 is None"),
+        ([], "batches is empty"),
+    ],
+)
+def test_bad_batches(batches, message):
+    with pytest.raises(mq.InvalidProblem, match=message):
+        mq.iterate(mq.GradientDescent(), network_problem(), h=0.1, steps=2, batches=batches)
+    with pytest.raises(mq.InvalidProblem, match=message):
+        network_problem(batches)
+
+
+def test_batches_as_a_matrix():
+    rows = torch.tensor([[0, 1], [2, 3]])
+    first, second = (
+        mq.iterate(mq.HeavyBall(0.5), network_problem(), h=0.1, steps=4, batches=b).y for b in (rows, list(rows))
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_schedule_leaves_differences_of_parameters_as_they_are():
+    """y = θ + β(θ − θ⁻), θ⁺ = y − h∇L(y), by hand, with h changing at each step."""
+    beta, h = 0.5, (lambda n: 0.05 / (1 + n))
+    problem = mq.SymbolicProblem(X**4 / 4 + X**2, [X])
+    theta, before, expected = 1.0, 1.0, [1.0]
+    for n in range(10):
+        ahead = theta + beta * (theta - before)
+        theta, before = ahead - h(n) * (ahead**3 + 2 * ahead), theta
+        expected.append(theta)
+
+    def rule(theta, before, gradient, h):
+        ahead = theta + beta * (theta - before)
+        return ahead - h * gradient(ahead), theta
+
+    for method in (mq.ClassicalNesterov(beta), mq.TripleMomentum(beta, beta, 0)):
+        got = mq.iterate(method, problem, [1.0], h=h, steps=10).y.ravel()
+        np.testing.assert_allclose(got, expected, rtol=1e-13)
+    traced = mq.iterate(mq.method_from(rule), problem, [1.0], h=0.05, steps=3).y
+    np.testing.assert_allclose(traced, mq.iterate(mq.ClassicalNesterov(beta), problem, [1.0], h=0.05, steps=3).y)
+
+
+def test_a_multistep_method_has_no_rule_for_a_schedule():
+    adams = mq.LinearMultistep(rho=[0, -1, 1], sigma=[-0.5, 1.5])
+    with pytest.raises(mq.UnsupportedOptimizer, match="no rule for a changing learning rate: give a constant h"):
+        mq.iterate(adams, mq.SymbolicProblem(X**2, [X]), [1.0], h=lambda n: 0.1 / (n + 1), steps=3)

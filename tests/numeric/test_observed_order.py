@@ -132,3 +132,16 @@ def test_window_and_noise_floor_are_reported(two_variables):
     assert observed.window[0] <= 0.2 * 1.001
     assert np.isclose(observed.window[0] / observed.window[1], 2**4)
     assert 0 < observed.noise_floor < observed.errors[-1]
+
+
+def test_weight_decay_counts_in_the_default_step_sizes(two_variables):
+    method = METHODS["heavy ball"].with_weight_decay(20)
+    observed = mq.observed_order(method, two_variables, [0.8, -0.4], time=0.5, order=2, halvings=1)
+    assert observed.window[0] <= 0.2 * 1.001
+
+
+def test_slopes_below_the_noise_are_nan():
+    x = sp.Symbol("x")
+    problem = mq.SymbolicProblem(x**2 / 2, [x])
+    observed = mq.observed_order(mq.GradientDescent(), problem, [1e-9], time=1.0, order=3, step_sizes=[1e-4, 5e-5])
+    assert np.isnan(observed.slopes[0]) or observed.errors[-1] > observed.noise_floor

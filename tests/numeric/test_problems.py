@@ -153,6 +153,12 @@ def test_bad_starts():
         (X**2, [X, X], "distinct sympy symbols"),
         (X**2 * Y, [X], r"free symbols \['y'\]"),
         ("x+*", [X], "give a sympy expression"),
+        (sp.nan, [X], "is not finite, not real"),
+        (sp.oo * X, [X], "is not finite, not real"),
+        (sp.I * X, [X], "is not finite, not real"),
+        (sp.Function("f")(X), [X], "has an undefined function"),
+        (X**2, X, "variables are x"),
+        (X**2, None, "variables are None"),
     ],
 )
 def test_bad_symbolic_problems(loss, variables, message):
@@ -173,3 +179,28 @@ def test_largest_curvature_is_that_of_the_hessian(loss):
     hessian = np.array(problem.hessian.subs({X: 0.3, Y: -0.2}).tolist(), dtype=float)
     largest = np.max(abs(np.linalg.eigvalsh(hessian)))
     assert largest_curvature(problem, np.array([0.3, -0.2])) == pytest.approx(largest, rel=2e-2)
+
+
+def test_bad_losses_and_data():
+    with pytest.raises(mq.InvalidProblem, match=r"returns 1\.0: it must return a tensor"):
+        mq.TorchProblem(linear(), lambda y, t: 1.0, ONES, ZEROS)
+    with pytest.raises(mq.InvalidProblem, match="does not depend on the parameters, or was detached"):
+        mq.TorchProblem(linear(), lambda y, t: mean_square(y.detach(), t), ONES, ZEROS)
+    with pytest.raises(mq.InvalidProblem, match=r"cannot be computed on inputs torch\.float64 of shape \(3, 2\)"):
+        mq.TorchProblem(linear(), mean_square, ONES.double(), ZEROS)
+    with pytest.raises(mq.InvalidProblem, match="cannot be computed on inputs ndarray"):
+        mq.TorchProblem(linear(), mean_square, ONES.numpy(), ZEROS)
+    with pytest.raises(mq.InvalidProblem, match="parameters of several dtypes or devices"):
+        mq.TorchProblem(torch.nn.Sequential(linear(), torch.nn.Linear(1, 1).double()), mean_square, ONES, ZEROS)
+    with pytest.raises(mq.InvalidProblem, match="module is None"):
+        mq.TorchProblem(None, mean_square, ONES, ZEROS)
+
+
+def test_starts_as_tensors_and_absurd_numbers():
+    problem = mq.TorchProblem(linear(), mean_square, ONES, ZEROS)
+    np.testing.assert_array_equal(problem.start(torch.ones(3, dtype=torch.bfloat16)), np.ones(3))
+    symbolic = mq.SymbolicProblem(X**2, [X])
+    np.testing.assert_array_equal(symbolic.start(torch.ones(1, requires_grad=True)), np.ones(1))
+    for absurd in ([10**400], ["1"]):
+        with pytest.raises(mq.InvalidProblem, match="give 1 numbers"):
+            symbolic.start(absurd)
