@@ -58,10 +58,16 @@ class Member:
 
 
 def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Member, ...]:
+    if not isinstance(table, Mapping):
+        raise InvalidCharge(
+            f"{owner} gets {table!r} for its parameters; give a mapping of names to axes, such as {{'fc.weight': 1}}"
+        )
     if not table:
         raise InvalidCharge(f"{owner} names no parameter; give at least one, such as {{'fc.weight': 1}}")
     members = []
     for parameter, axis in table.items():
+        if not isinstance(parameter, str):
+            raise InvalidCharge(f"{owner} names the parameter {parameter!r}; give a string, such as 'fc.weight'")
         index, groups = axis if isinstance(axis, tuple | list) and len(axis) == 2 else (axis, None)
         if any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
             raise InvalidCharge(
@@ -104,6 +110,8 @@ class Charge:
 
     def parameters_of(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the parameters of the charge in a module, checked; raises `InvalidCharge`."""
+        if not isinstance(module, nn.Module):
+            raise InvalidCharge(f"module is {module!r}; give the network, a torch.nn.Module")
         known = dict(module.named_parameters(remove_duplicate=False))
         buffers = dict(module.named_buffers(remove_duplicate=False))
         found: dict[str, nn.Parameter] = {}
@@ -323,16 +331,12 @@ class Rescale(_Quadratic):
     """
 
     def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
+        owner = f"charge {name!r}"
+        members = _members(f"{owner}, incoming,", incoming) + _members(f"{owner}, outgoing,", outgoing, sign=-1)
         both = sorted(incoming.keys() & outgoing.keys())
         if both:
-            raise InvalidCharge(
-                f"charge {name!r} has {both[0]!r} both incoming and outgoing; a parameter lies on one side"
-            )
-        owner = f"charge {name!r}"
-        super().__init__(
-            name,
-            _members(f"{owner}, incoming,", incoming) + _members(f"{owner}, outgoing,", outgoing, sign=-1),
-        )
+            raise InvalidCharge(f"{owner} has {both[0]!r} both incoming and outgoing; a parameter lies on one side")
+        super().__init__(name, members)
 
     def _tables(self) -> dict[str, tuple[Member, ...]]:
         return {

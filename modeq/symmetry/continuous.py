@@ -65,7 +65,8 @@ def damping_regime(step: SGDStep, *, degree: int) -> Damping:
     Raises
     ------
     NoClosedLaw
-        Without momentum (no oscillator) or with decoupled decay.
+        Without momentum (no oscillator), from momentum 1 on (no damping), at h = 0 (no time passes), for
+        (1 − α)λ < 0 (no frequency) or with decoupled decay.
 
     References
     ----------
@@ -79,8 +80,18 @@ def damping_regime(step: SGDStep, *, degree: int) -> Damping:
     _refuse_decoupled(step)
     if step.momentum == 0:
         raise NoClosedLaw(f"no oscillator without momentum, got {step}; the law is then a plain exponential")
+    if step.momentum >= 1:
+        raise NoClosedLaw(f"momentum {step.momentum:g} damps nothing, got {step}; give one below 1")
+    if step.h == 0:
+        raise NoClosedLaw(f"h is 0, at which no time t = h·n passes and γ and ω mean nothing, got {step}; give h > 0")
+    if (1.0 - step.dampening) * step.weight_decay < 0:
+        raise NoClosedLaw(
+            f"(1 − dampening)·weight_decay is negative, which drives a charge away from rest, got {step}; "
+            "give a dampening of at most 1 and a weight_decay of at least 0"
+        )
     friction, stiffness = _oscillator(step, degree)
-    gamma, omega = friction / (2 * step.h), stiffness**0.5 / step.h
+    with np.errstate(all="ignore"):
+        gamma, omega = float(friction / (2 * step.h)), float(np.sqrt(stiffness * step.h) / step.h)
     if np.isclose(gamma, omega, rtol=1e-12, atol=0.0):
         return Damping(gamma, omega, "critical")
     return Damping(gamma, omega, "under" if omega > gamma else "over")
@@ -121,18 +132,22 @@ def continuous_start(
 
     Examples
     --------
-    >>> continuous_start(1.0, 0.0, SGDStep(0.1, momentum=0.5, weight_decay=0.3), degree=2)
-    -0.4
+    >>> continuous_start(1.0, 0.0, SGDStep(0.1, momentum=0.5, weight_decay=0.75), degree=2)
+    -1.0
     """
     _refuse_decoupled(step)
-    if variant == "article":
-        return 0.0 * charge
-    beta, nesterov = step.momentum, step.nesterov
-    inertia, shed = _inertia(step), beta**2 if nesterov else beta
-    if first:
-        momentum = step.dampening / beta * step.weight_decay * charge
-    settled = (1.0 - step.dampening) * step.weight_decay * charge / (1.0 - beta)
-    return -degree * (settled + shed / inertia * (momentum - settled))
+    if step.momentum == 0:
+        raise NoClosedLaw(f"no oscillator starts without momentum, got {step}; continuous_step needs no rate then")
+    beta = step.momentum
+    with np.errstate(all="ignore"):
+        if variant == "article":
+            return 0.0 * charge
+        shed = beta * beta if step.nesterov else beta
+        if first:
+            momentum = step.dampening / beta * step.weight_decay * charge
+        # λ'Q(1/s)(1 − κ/c₂) is (1 − α)λQ/(2c₂) for both kinds, without the division by 1 − β
+        settled = (1.0 - step.dampening) * step.weight_decay * charge / 2
+        return float(-degree / _inertia(step)) * (settled + shed * momentum)
 
 
 def continuous_step(
@@ -166,7 +181,7 @@ def continuous_step(
     Returns
     -------
     charge, rate
-        Both after the step.
+        Both after the step; inf or nan, silently, where a training that diverges takes them.
 
     Raises
     ------
@@ -187,33 +202,35 @@ def continuous_step(
     _refuse_decoupled(step)
     if variant == "article" and step.nesterov:
         raise NoClosedLaw("the article has no law for Nesterov momentum; use variant='corrected'")
-    drive = forcing if degree == 2 else 0.0 * charge
-    h, decay = step.h, step.weight_decay
-    if step.momentum == 0:
-        exponent = degree * h * decay * (1.0 if variant == "article" else 1.0 + h * decay / 2)
-        held = -np.expm1(-exponent) / exponent if exponent else 1.0
-        return np.exp(-exponent) * charge + h**2 * held * drive, rate
-    if variant == "article":
-        drive = (1.0 - step.dampening) ** 2 * drive
-    friction, stiffness = _oscillator(step, degree)
-    p = _propagator(friction, stiffness)
-    push = 2 * h**2 * drive
-    return (
-        p[0, 0] * charge + p[0, 1] * h * rate + p[0, 2] * push,
-        (p[1, 0] * charge + p[1, 2] * push) / h + p[1, 1] * rate,
-    )
+    h, decay = np.float64(step.h), np.float64(step.weight_decay)
+    with np.errstate(all="ignore"):
+        drive = forcing if degree == 2 else 0.0 * charge
+        if step.momentum == 0:
+            exponent = degree * h * decay * (1.0 if variant == "article" else 1.0 + h * decay / 2)
+            held = -np.expm1(-exponent) / exponent if exponent else 1.0
+            return np.exp(-exponent) * charge + h**2 * held * drive, rate
+        if variant == "article":
+            drive = (1.0 - np.float64(step.dampening)) ** 2 * drive
+        friction, stiffness = _oscillator(step, degree)
+        p = _propagator(float(friction), float(h * stiffness))
+        # p[1, 0] = −hk·p[0, 1] and p[1, 2] = p[0, 1], so that nothing is divided by h, which may be 0
+        return (
+            p[0, 0] * charge + p[0, 1] * h * rate + p[0, 2] * 2 * h**2 * drive,
+            p[0, 1] * (2 * h * drive - stiffness * charge) + p[1, 1] * rate,
+        )
 
 
-def _inertia(step: SGDStep) -> float:
-    beta = step.momentum
+def _inertia(step: SGDStep) -> np.float64:
+    beta = np.float64(step.momentum)
     return (1 - beta + 2 * beta**2) / 2 if step.nesterov else (1 + beta) / 2
 
 
-def _oscillator(step: SGDStep, degree: int) -> tuple[float, float]:
-    """Return 2γh and ω²h², the coefficients of the oscillator with time counted in steps."""
-    inertia = _inertia(step)
-    damped = (1.0 - step.dampening) * step.weight_decay
-    return (1.0 - step.momentum) / inertia, degree * step.h * damped / inertia
+def _oscillator(step: SGDStep, degree: int) -> tuple[np.float64, np.float64]:
+    """Return 2γh and ω²h: the oscillator with time counted in steps has friction 2γh and stiffness h·ω²h."""
+    with np.errstate(all="ignore"):
+        inertia = _inertia(step)
+        damped = (1.0 - step.dampening) * step.weight_decay
+        return (1.0 - step.momentum) / inertia, degree * damped / inertia
 
 
 @lru_cache(maxsize=64)
@@ -225,9 +242,11 @@ def _propagator(friction: float, stiffness: float) -> NDArray[np.float64]:
     summed after halving its entries below ½, and squared back; `scipy.linalg.expm` gives the same many
     times slower, which a schedule would feel, as it asks for a new one at every step.
     """
+    if not np.isfinite([friction, stiffness]).all():
+        return np.full((3, 3), np.nan)
     generator = np.array([[0.0, 1.0, 0.0], [-stiffness, -friction, 1.0], [0.0, 0.0, 0.0]])
     halvings = max(0, 2 + int(np.ceil(np.log2(np.abs(generator).max()))))
-    small, identity = generator / 2**halvings, np.eye(3)
+    small, identity = np.ldexp(generator, -halvings), np.eye(3)
     flow = identity
     for power in range(16, 0, -1):
         flow = identity + small @ flow / power

@@ -42,11 +42,14 @@ def explain_residual(charge: Charge, record: ChargeRecord, defect: float, module
     finite = np.isfinite(record.measured).all(axis=1)
     if not finite.all():
         return f"{head}not finite from step {record.step[(~finite).argmax()]} on; the training diverged."
+    for law in ("discrete", "with_defect"):
+        lost = ~np.isfinite(record.predicted[law]).all(axis=1)
+        if lost.any():
+            return f"{head}the {law} law is not finite from step {record.step[lost.argmax()]} on, yet the charge is."
     residual = float(record.residual("discrete").max())
     explained = float(record.residual("with_defect").max())
     head += f"residual {residual:.1e}, "
-    # each step rounds each entry once, and the errors add up like a random walk
-    if residual <= 32 * epsilon * np.sqrt(len(record.step)):
+    if _of_earlier_size(record) <= 32 * epsilon * np.sqrt(len(record.step)):
         return f"{head}at the level of rounding."
     if explained > residual / 10:
         return (
@@ -58,6 +61,19 @@ def explain_residual(charge: Charge, record: ChargeRecord, defect: float, module
     if defect <= 64 * epsilon:
         return f"{head}because {cause}, which is the rounding of the gradient itself; {inserted}."
     return f"{head}above rounding because {cause}; {inserted}.{_blame_epsilon(charge, module)}"
+
+
+def _of_earlier_size(record: ChargeRecord) -> float:
+    """Return the largest |predicted − measured| relative to the largest normaliser up to that row.
+
+    Each step rounds each entry once, relative to its size at that time; the errors add up like a random walk,
+    and under decay they may outlive the parameters that they were made on.
+    """
+    with np.errstate(all="ignore"):
+        difference = np.abs(record.predicted["discrete"] - record.measured)
+        largest = np.maximum.accumulate(record.normaliser, axis=0)
+        unscaled = np.where(difference == 0, 0.0, np.inf)
+        return float(np.divide(difference, largest, out=unscaled, where=largest > 0).max())
 
 
 def _blame_epsilon(charge: Charge, module: nn.Module) -> str:

@@ -60,8 +60,8 @@ class FollowedCharge:
         along = self._read(self.parameters, gradients)
         self.along_gradient = self.sign * along
         if gradient_norm > 0:
-            size = self.charge.generator_norm(self.parameters).cpu().numpy() * gradient_norm
-            with np.errstate(invalid="ignore"):  # a training that diverges is reported by the record
+            with np.errstate(all="ignore"):  # a training that diverges is reported by the record
+                size = self.charge.generator_norm(self.parameters).cpu().numpy() * gradient_norm
                 cosine = np.divide(np.abs(along), size, out=np.zeros_like(along), where=size > 0)
             self.defect = np.maximum(self.defect, cosine)
         if self.step.momentum == 0:
@@ -84,7 +84,7 @@ class FollowedCharge:
                 del self.fresh
             self.forcing = self._read(update, update)
             self.cross = self._read(update, buffers)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             self.laws.advance(step, self.forcing, self.cross, first=self.first, defect=self.along_gradient)
         self.last = np.array([getattr(step, key) for key in _HYPERPARAMETERS], dtype=float)
 

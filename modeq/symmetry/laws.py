@@ -8,13 +8,15 @@ No step is expanded in h: these are identities, for any schedule of the hyper-pa
 """
 
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import toeplitz
 
-from modeq.errors import NoClosedLaw
+from modeq.errors import InvalidSetting, NoClosedLaw
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,19 @@ class SGDStep:
     Parameters
     ----------
     h : float
-        Learning rate; time is t = h·n.
+        Learning rate, at least 0; time is t = h·n.
     momentum, dampening, weight_decay : float
-        β, α (without effect at β = 0, as in torch) and λ.
+        β, at least 0, α (any; without effect at β = 0, as in torch) and λ.
     nesterov : bool
         Update along d + βv instead of v; torch allows it for α = 0 only.
     decoupled : bool
         Multiply θ by 1 − hλ outside of the gradient instead of adding λθ to it.
+
+    Raises
+    ------
+    InvalidSetting
+        If one of the numbers is not finite, or h or momentum is negative. The discrete laws hold for all
+        others; `damping_regime` needs h > 0 and 0 < momentum < 1 besides.
 
     Examples
     --------
@@ -44,6 +52,13 @@ class SGDStep:
     weight_decay: float = 0.0
     nesterov: bool = False
     decoupled: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no optimizer can be set to."""
+        for key in ("h", "momentum", "dampening", "weight_decay"):
+            value, positive = getattr(self, key), key in ("h", "momentum")
+            if not isinstance(value, Real) or not isfinite(value) or (positive and value < 0):
+                raise InvalidSetting(f"{key} is {value!r}; give a finite number{' of at least 0' if positive else ''}")
 
 
 def discrete_step(
@@ -112,7 +127,7 @@ def discrete_step(
         return charge - shrink * charge - h * along_update, along_buffer
     # subtracting what is lost, not multiplying by keep²: the rounding of 1 − hλ is a bias that adds up
     return (
-        charge - shrink * (1.0 + keep) * charge - 2 * h * keep * along_update + h**2 * forcing,
+        charge - shrink * (1.0 + keep) * charge - 2 * h * keep * along_update + h * h * forcing,
         keep * along_buffer - h * cross,
     )
 
@@ -224,7 +239,7 @@ def discrete_solution(
         kernel = d[1 : n + 1] + beta * d[:n]
     if degree == 1 or n == 0:
         return homogeneous
-    driven = h**2 * toeplitz(kernel, np.zeros(n)) @ forces
+    driven = h * h * toeplitz(kernel, np.zeros(n)) @ forces
     return homogeneous + np.concatenate([np.zeros_like(driven[:1]), driven])
 
 

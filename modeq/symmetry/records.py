@@ -89,10 +89,11 @@ class ChargeRecord:
                 "although the charge is; its learning rate times weight decay is beyond the stability limit",
                 trajectory=self,
             )
-        difference = np.abs(predicted - self.measured)
-        scale = np.abs(self.measured) if charge_relative else self.normaliser
-        unscaled = np.where(difference == 0, 0.0, np.inf)
-        return np.divide(difference, scale, out=unscaled, where=scale > 0)
+        with np.errstate(all="ignore"):  # finite numbers whose difference is not give inf
+            difference = np.abs(predicted - self.measured)
+            scale = np.abs(self.measured) if charge_relative else self.normaliser
+            unscaled = np.where(difference == 0, 0.0, np.inf)
+            return np.divide(difference, scale, out=unscaled, where=scale > 0)
 
 
 @dataclass(frozen=True)

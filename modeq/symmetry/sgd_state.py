@@ -12,6 +12,13 @@ from modeq.symmetry.laws import SGDStep
 _SHARED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
+class _RunningStep(SGDStep):
+    """A step as an optimizer takes it: whatever its groups say, it is going to be taken."""
+
+    def __post_init__(self) -> None:
+        """Accept everything that torch runs."""
+
+
 def require_sgd(optimizer: Any) -> torch.optim.SGD:
     """Return the optimizer if it is exactly torch's SGD; raises `UnsupportedOptimizer`."""
     if type(optimizer) is not torch.optim.SGD:
@@ -51,7 +58,7 @@ def common_step(optimizer: torch.optim.SGD, charge: str, groups: Mapping[int, li
             f"charge {charge!r} has members in parameter groups with different hyper-parameters and obeys no "
             f"closed law: {told}; put them in one group or leave the charge out"
         )
-    step = SGDStep(
+    step = _RunningStep(
         h=first["lr"],
         momentum=first["momentum"],
         dampening=first["dampening"],

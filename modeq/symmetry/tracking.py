@@ -1,6 +1,7 @@
 """Measure the charges of a running training against their laws, through hooks on the optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charg
     Raises
     ------
     InvalidCharge
-        If a charge does not fit the module or the optimizer, or two have one name.
+        If a charge does not fit the module or the optimizer, two have one name, or an argument is of the
+        wrong kind.
     NoClosedLaw
         If members of one charge lie in parameter groups with different hyper-parameters; a later step raises
         it too, before anything moved, if a schedule parts them or only some members have a gradient.
@@ -83,11 +85,11 @@ class Tracker:
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int) -> None:
-        self.charges = tuple(charges)
-        self.every = every
+        self.charges = _checked(module, charges)
+        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
+            raise InvalidCharge(f"every is {every!r}; give a positive number of steps, an integer")
+        self.every = int(every)
         self.steps = 0
-        if every < 1:
-            raise InvalidCharge(f"every is {every}; give a positive number of steps")
         names = [charge.name for charge in self.charges]
         if not names or len(set(names)) < len(names):
             raise InvalidCharge(f"tracking needs charges with distinct names, got {names}")
@@ -221,3 +223,16 @@ class Tracker:
         self._rows = state["rows"].tolist()
         for name, followed in self._followed.items():
             followed.load_state_dict(state["followed"][name])
+
+
+def _checked(module: Any, charges: Any) -> tuple[Charge, ...]:
+    """Return the charges as a tuple; raises `InvalidCharge` if these are no module and no charges."""
+    if not isinstance(module, nn.Module):
+        raise InvalidCharge(f"module is {module!r}; give the network that the optimizer trains, a torch.nn.Module")
+    if not isinstance(charges, Iterable) or isinstance(charges, str | Mapping):
+        raise InvalidCharge(f"charges is {charges!r}; give a sequence of charges, such as [Translation(...)]")
+    listed = tuple(charges)
+    for entry in listed:
+        if not isinstance(entry, Charge):
+            raise InvalidCharge(f"charges contains {entry!r}; give Translation, Scale or Rescale values")
+    return listed

@@ -194,3 +194,20 @@ def test_charges_that_do_not_fit_a_module_are_refused(charge, message):
 def test_charges_that_make_no_sense_are_refused(build, message):
     with pytest.raises(InvalidCharge, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: Translation("a", "w"), "charge 'a' gets 'w' for its parameters; give a mapping of names to axes"),
+        (lambda: Translation("a", ["w"]), r"charge 'a' gets \['w'\] for its parameters; give a mapping"),
+        (lambda: Scale("a", None), "charge 'a' gets None for its parameters; give a mapping"),
+        (lambda: Rescale("a", ["w"], {"v": 0}), r"charge 'a', incoming, gets \['w'\] for its parameters"),
+        (lambda: Rescale("a", {"w": 0}, "v"), "charge 'a', outgoing, gets 'v' for its parameters"),
+        (lambda: Scale("a", {0: 0}), "charge 'a' names the parameter 0; give a string"),
+        (lambda: Scale("a", {"w": 0}).parameters_of(None), "module is None; give the network"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(build, message):
+    with pytest.raises(InvalidCharge, match=message):
+        build()

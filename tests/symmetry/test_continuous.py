@@ -1,3 +1,5 @@
+import warnings
+
 import mpmath
 import numpy as np
 import pytest
@@ -182,8 +184,53 @@ def test_second_order_from_any_buffer(degree, nesterov):
             lambda: continuous_step(1.0, 0.0, SGDStep(0.1, 0.9, nesterov=True), degree=2, variant="article"),
             "the article has no law for Nesterov momentum; use variant='corrected'",
         ),
+        (lambda: damping_regime(SGDStep(0, 0.9, weight_decay=0.1), degree=2), r"h is 0, .*; give h > 0"),
+        (lambda: damping_regime(SGDStep(0.1, 1.0), degree=2), "momentum 1 damps nothing, .*; give one below 1"),
+        (lambda: damping_regime(SGDStep(0.1, 1.5), degree=1), "momentum 1.5 damps nothing"),
+        (
+            lambda: damping_regime(SGDStep(0.1, 0.9, 1.5, 0.1), degree=2),
+            r"\(1 − dampening\)·weight_decay is negative, .*dampening=1.5.*; give a dampening of at most 1",
+        ),
+        (lambda: continuous_start(1.0, 0.0, SGDStep(0.1), degree=2), "no oscillator starts without momentum"),
     ],
 )
 def test_laws_that_do_not_exist_are_refused(call, message):
     with pytest.raises(NoClosedLaw, match=message):
         call()
+
+
+@pytest.mark.parametrize("variant", ["article", "corrected"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}])
+@pytest.mark.parametrize("h", [1e200, 1e308])
+def test_a_law_that_overflows_does_so_silently(h, options, variant):
+    step = SGDStep(h, weight_decay=0.5, **options)
+    charge, rate = np.ones(2), np.zeros(2)
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            charge, rate = continuous_step(charge, rate, step, np.full(2, 1e300), degree=2, variant=variant)
+    assert charge.shape == (2,)
+    assert not np.isfinite(charge).any()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_of_length_zero_is_the_limit_of_short_ones(nesterov):
+    (charge, rate), (near_charge, near_rate) = (
+        continuous_step(1.3, -0.4, SGDStep(h, 0.9, weight_decay=0.2, nesterov=nesterov), 0.7, degree=2)
+        for h in (0.0, 1e-9)
+    )
+    assert charge == 1.3
+    assert near_charge == pytest.approx(charge, rel=1e-8)
+    assert near_rate == pytest.approx(rate, rel=1e-7)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_momentum_of_one_leaves_an_undamped_oscillator(nesterov):
+    step = SGDStep(0.1, 1.0, weight_decay=0.2, nesterov=nesterov)
+    charge, rate = 1.0, continuous_start(1.0, 0.0, step, degree=2)
+    limit = continuous_start(1.0, 0.0, SGDStep(0.1, 1 - 1e-9, weight_decay=0.2, nesterov=nesterov), degree=2)
+    assert rate == pytest.approx(limit, rel=1e-8)
+    energy = 0.4 * charge**2 + rate**2 * 0.1  # ω² = 2λ/h
+    for _ in range(1000):
+        charge, rate = continuous_step(charge, rate, step, degree=2)
+    assert 0.4 * charge**2 + rate**2 * 0.1 == pytest.approx(energy, rel=1e-10)

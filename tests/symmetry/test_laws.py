@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from modeq.errors import NoClosedLaw
+from modeq.errors import InvalidSetting, NoClosedLaw
 from modeq.symmetry.charges import Rescale, Translation
 from modeq.symmetry.laws import SGDStep, discrete_response, discrete_solution, discrete_step
 
@@ -188,3 +188,48 @@ def test_closed_forms_are_refused_where_there_are_none(options):
     step = SGDStep(0.1, 0.9, **options)
     with pytest.raises(NoClosedLaw, match="it covers coupled heavy ball: iterate discrete_step"):
         discrete_solution([1.0], [0.0], step, np.zeros((3, 1)), degree=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"h": -0.1}, "h is -0.1; give a finite number of at least 0"),
+        ({"h": float("nan")}, "h is nan; give a finite number of at least 0"),
+        ({"h": float("inf")}, "h is inf; give a finite number"),
+        ({"h": "0.1"}, "h is '0.1'; give a finite number"),
+        ({"momentum": -0.5}, "momentum is -0.5; give a finite number of at least 0"),
+        ({"momentum": float("nan")}, "momentum is nan; give a finite number"),
+        ({"dampening": float("nan")}, "dampening is nan; give a finite number$"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; give a finite number$"),
+    ],
+)
+def test_steps_that_nobody_takes_are_refused(options, message):
+    with pytest.raises(InvalidSetting, match=message):
+        SGDStep(**{"h": 0.1, **options})
+
+
+UNUSUAL = [
+    SGDStep(0.0, 0.9, weight_decay=0.1),
+    SGDStep(0.05, 1.0, weight_decay=0.1),
+    SGDStep(0.05, 1.2, weight_decay=0.1),
+    SGDStep(0.05, 0.9, dampening=-0.5, weight_decay=0.1),
+    SGDStep(0.05, 0.9, dampening=1.0, weight_decay=0.1),
+    SGDStep(0.05, 0.9, dampening=1.8, weight_decay=0.1),
+]
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize("step", UNUSUAL)
+def test_recursion_and_closed_form_hold_for_all_that_torch_runs(step, degree):
+    assert run([step] * 12, degree, seed=3) < 1e-12
+    forcing = np.linspace(-1, 1, 12)[:, None]
+    rows, state = [np.ones(1)], (np.ones(1), np.full(1, 0.3))
+    for force in forcing:
+        state = discrete_step(*state, step, force, force, degree=degree)
+        rows.append(state[0])
+    closed = discrete_solution([1.0], [0.3], step, forcing, degree=degree)
+    np.testing.assert_allclose(closed, rows, rtol=1e-12, atol=1e-12)
+
+
+def test_an_overflowing_recursion_gives_infinity():
+    assert discrete_step(1.0, 0.0, SGDStep(1e200), forcing=1.0, degree=2)[0] == np.inf

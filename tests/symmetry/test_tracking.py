@@ -287,6 +287,46 @@ def test_rounding_is_called_rounding(train):
         assert sentence.endswith("at the level of rounding.")
 
 
+def shrunk(dtype, between=None):
+    """A network whose parameters weight decay shrinks by orders of magnitude; tracked."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    x, y = torch.randn(30, 3, dtype=dtype), torch.randint(0, 2, (30,))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    charge = Rescale("hidden", {"0.weight": 0, "0.bias": 0}, {"2.weight": 1})
+    with track(network, optimizer, [charge]) as tracker:
+        for k in range(300):
+            optimizer.zero_grad()
+            cross_entropy(network(x), y).backward()
+            if between is not None:
+                between(k, network)
+            optimizer.step()
+    normaliser = tracker.record["hidden"].normaliser
+    return tracker, (normaliser.max(axis=0) / normaliser[-1]).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rounding_that_outlives_the_parameters_is_called_rounding(dtype):
+    tracker, shrinkage = shrunk(dtype)
+    assert shrinkage > 1e3
+    assert tracker.residual()["hidden"] > 32 * torch.finfo(dtype).eps * 301**0.5
+    assert tracker.explain()["hidden"].endswith("at the level of rounding.")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_disturbance_of_shrinking_parameters_is_still_reported(dtype):
+    def clip_gradients(_, network):
+        nn.utils.clip_grad_value_(network.parameters(), 0.01)
+
+    def clip_parameters(_, network):
+        for parameter in network.parameters():
+            parameter.data.clamp_(-0.3, 0.3)
+
+    sentence = shrunk(dtype, clip_gradients)[0].explain()["hidden"]
+    assert "the gradient is not orthogonal to the generator" in sentence
+    assert "something else moves the parameters" in shrunk(dtype, clip_parameters)[0].explain()["hidden"]
+
+
 def test_interference_with_the_parameters_is_told_from_a_broken_symmetry(train):
     def write(k, module, _):
         if k == 20:
@@ -326,6 +366,51 @@ def test_a_diverged_prediction_is_reported(train):
     tracker = train(4, before_step=shift, lr=1e-202)
     with pytest.raises(Diverged, match="the discrete law is not finite from step 4 on, although the charge is"):
         tracker.residual()
+    assert tracker.explain()["unit"].endswith("the discrete law is not finite from step 4 on, yet the charge is.")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.9, "nesterov": True}]
+)
+@pytest.mark.parametrize(
+    "lr, dtype",
+    [
+        (1e35, torch.float32),
+        (1e35, torch.float64),
+        (1e200, torch.float64),  # torch takes no such learning rate in float32
+        (float("inf"), torch.float32),
+        (float("inf"), torch.float64),
+        (float("nan"), torch.float64),
+    ],
+)
+def test_a_diverging_training_is_not_interrupted(train, lr, options, dtype):
+    with np.errstate(all="raise"):
+        tracker = train(6, lr=lr, weight_decay=0.02, dtype=dtype, **options)
+    assert tracker.steps == 6
+    for law in ("discrete", "corrected"):
+        with pytest.raises(Diverged, match=r"charge 'unit': the .* law is not finite|charge 'unit' is not finite"):
+            tracker.residual(law)
+    assert "not finite from step" in tracker.explain()["unit"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"momentum": 1.0}, {"momentum": 1.1}, {"momentum": 0.9, "dampening": -0.5}, {"momentum": 0.9, "dampening": 1.7}],
+)
+def test_whatever_torch_accepts_is_followed(train, options):
+    tracker = train(20, lr=0.01, weight_decay=0.02, **options)
+    exact(tracker, 1e-12)
+    assert np.isfinite(list(tracker.residual("corrected").values())).all()
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.0}, {"lr": -0.05}, {"momentum": -0.5}, {"weight_decay": -0.01}])
+def test_groups_that_are_set_to_anything_are_followed(train, changed):
+    def change(k, _, optimizer):
+        optimizer.param_groups[0].update({**MOMENTUM, **(changed if k < 5 else {})})
+
+    tracker = train(20, before_step=change, **MOMENTUM)
+    exact(tracker)
+    assert np.isfinite(list(tracker.residual("corrected").values())).all()
 
 
 def test_the_article_has_no_nesterov(train):
@@ -366,6 +451,14 @@ def test_parameters_outside_of_the_optimizer_are_refused():
         ([], 1, r"charges with distinct names, got \[\]"),
         ([SMOOTH_CHARGES[0]] * 2, 1, r"distinct names, got \['unit', 'unit'\]"),
         (SMOOTH_CHARGES, 0, "every is 0; give a positive number of steps"),
+        (SMOOTH_CHARGES, 1.5, "every is 1.5; give a positive number of steps, an integer"),
+        (SMOOTH_CHARGES, True, "every is True; give a positive number of steps, an integer"),
+        (SMOOTH_CHARGES, "2", "every is '2'; give a positive number of steps, an integer"),
+        (SMOOTH_CHARGES[0], 1, r"charges is Scale\('unit', .*; give a sequence of charges"),
+        ("unit", 1, "charges is 'unit'; give a sequence of charges"),
+        ({"unit": 0}, 1, r"charges is \{'unit': 0\}; give a sequence of charges"),
+        (None, 1, "charges is None; give a sequence of charges"),
+        ([SMOOTH_CHARGES[0], "unit"], 1, "charges contains 'unit'; give Translation, Scale or Rescale values"),
     ],
 )
 def test_unusable_requests_are_refused(charges, every, message):
@@ -374,6 +467,20 @@ def test_unusable_requests_are_refused(charges, every, message):
     with pytest.raises(InvalidCharge, match=message):
         track(module, optimizer, charges, every=every)
     assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("module", [None, "net"])
+def test_something_else_than_a_module_is_refused(module):
+    optimizer = torch.optim.SGD(SmoothNetwork().parameters(), lr=0.1)
+    with pytest.raises(InvalidCharge, match=f"module is {module!r}; give the network"):
+        track(module, optimizer, SMOOTH_CHARGES)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_every_may_be_an_integer_of_numpy(train):
+    tracker = train(6, every=np.int64(3), **MOMENTUM)
+    assert type(tracker.every) is int
+    assert tracker.record.step.tolist() == [0, 3, 6]
 
 
 def two_groups(module, **options):
