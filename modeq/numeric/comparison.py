@@ -440,14 +440,14 @@ def expected_order(
     search = order + 4
     off_manifold = any(value != 0 for value in initial_layer_of(method, 1).values())
     if form in ("phase", "hermite"):
-        r = phase_space_form(method, search).r
-        found = [k for row in r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
-        if not phase_space_form(method, 1).poles:
+        phase = phase_space_form(method, search)
+        found = [k for row in phase.r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
+        if not phase.poles:  # the flow starts on the slow manifold, by the initial layer
             layer = initial_layer_of(method, search)
-            return min([*found, *(t.order for t, c in layer.items() if t.order >= order and c != 0)])
-        found += [2] if off_manifold and form == "phase" else []
-        # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
-        found += [3] if off_manifold and form == "hermite" else []
+            found += [tree.order for tree, value in layer.items() if tree.order >= order and value != 0]
+        elif off_manifold:
+            # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
+            found.append(2 if form == "phase" else 3)
     elif form in ("time", "rest"):
         c = time_derivative_form(method, search).coefficients
         found = [k for k in range(order, search) if c[k] != 0]
