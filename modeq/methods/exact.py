@@ -155,6 +155,28 @@ def tidy(expression: sp.Expr) -> sp.Expr:
     return scaled(number, sp.Mul(*powers))
 
 
+def tidy_element(value: Any, field: Domain) -> sp.Expr:
+    """Return an element of a coefficient field as :func:`tidy` would, factored inside its own ring, which is faster.
+
+    Examples
+    --------
+    >>> K = coefficient_field([sp.Symbol("beta")])
+    >>> tidy_element(K.from_sympy(1 / (2 - 2 * sp.Symbol("beta"))), K)
+    1/(2*(1 - beta))
+    """
+    if not field.is_FractionField:
+        return field.to_sympy(value) if field.is_QQ else tidy(field.to_sympy(value))
+    number, powers = sp.Integer(1), []
+    for polynomial, side in ((value.numer, 1), (value.denom, -1)):
+        content, factors = polynomial.factor_list()
+        number *= field.domain.to_sympy(content) ** side
+        for factor, exponent in factors:
+            negative = factor.coeff(1) < 0
+            number *= (-1) ** exponent if negative else 1
+            powers.append((-factor if negative else factor).as_expr() ** (side * exponent))
+    return scaled(number, sp.Mul(*powers))
+
+
 def scaled(number: sp.Rational, expression: sp.Expr) -> sp.Expr:
     """Return number·expression, without sympy's multiplying the number into a lone sum.
 

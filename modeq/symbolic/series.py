@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sympy.polys.domains.domain import Domain
 
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import tidy
+from modeq.methods.exact import tidy_element
 from modeq.methods.shift_operator import Element, ShiftOperator
 from modeq.symbolic.rooted_trees import TreeTable, tree_table
 
@@ -40,9 +40,7 @@ class Coefficients:
     @cached_property
     def expressions(self) -> list[sp.Expr]:
         """The coefficients as sympy expressions, factored."""
-        if self.field.is_QQ:
-            return [self.field.to_sympy(value) for value in self.values]
-        return [tidy(self.field.to_sympy(value)) for value in self.values]
+        return [tidy_element(value, self.field) for value in self.values]
 
 
 def _restored(table: TreeTable, values: tuple[sp.Expr, ...], extension: tuple[Any, ...]) -> Coefficients:
