@@ -7,7 +7,7 @@ Each stage is saved as soon as it is done, so that a failure or an interruption 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,18 +231,12 @@ def _derive(result: Study) -> None:
 
 def _rounded_latex(method: GeneralLinearMethod) -> str:
     """The phase-space form of order 3 with its logarithms evaluated."""
-    text = phase_space_form(method, 3)
-    digits_shown = {
-        c: c if c.is_Rational else sp.Float(sp.re(sp.N(c, 40)), 6) for row in (text.q, *text.r.values()) for c in row
-    }
-    return type(text)(
-        text.method,
-        text.order,
-        text.poles,
-        text.left_out,
-        tuple(digits_shown[c] for c in text.q),
-        {colour: tuple(digits_shown[c] for c in row) for colour, row in text.r.items()},
-    ).latex()
+
+    def rounded(row: tuple[sp.Expr, ...]) -> tuple[sp.Expr, ...]:
+        return tuple(c if c.is_Rational else sp.Float(sp.re(sp.N(c, 40)), 6) for c in row)
+
+    form = phase_space_form(method, 3)
+    return replace(form, q=rounded(form.q), r={colour: rounded(row) for colour, row in form.r.items()}).latex()
 
 
 def _compare_quadratic(result: Study) -> None:

@@ -126,8 +126,7 @@ class GeneralLinearMethod:
         return colours
 
     def _check_names(self) -> None:
-        symbols = self.free_symbols.union(*(rate.free_symbols for rate in self.decay.values()))
-        taken = sorted({symbol.name for symbol in symbols} & RESERVED)
+        taken = sorted({symbol.name for symbol in self.free_symbols} & RESERVED)
         if taken:
             raise InvalidMethod(
                 f"{self.name} has the symbol {taken[0]}: the names {', '.join(sorted(RESERVED))} are reserved for the "
@@ -185,9 +184,8 @@ class GeneralLinearMethod:
 
     @property
     def free_symbols(self) -> frozenset[sp.Symbol]:
-        """The sympy symbols that occur in the entries (those of a decay rate not included)."""
-        matrices = (self.A, self.B, self.C, self.D, self.readout, self.start)
-        return frozenset().union(*(matrix.free_symbols for matrix in matrices))
+        """The sympy symbols that occur in the entries and in the rates of weight decay."""
+        return frozenset().union(*(entry.free_symbols for entry in (*self.entries, *self.decay.values())))
 
     @property
     def entries(self) -> tuple[sp.Expr, ...]:
@@ -288,6 +286,11 @@ class GeneralLinearMethod:
             conditions += _inside_unit_circle(sp.Poly(factor, z))
         verdict = sp.And(*conditions)
         return bool(verdict) if isinstance(verdict, BooleanAtom) else verdict
+
+    def require_numbers(self) -> None:
+        """Raise `InvalidMethod` if the method has free symbols."""
+        if self.free_symbols:
+            raise InvalidMethod(f"{self.name} has free symbols: substitute numbers with method.subs")
 
     def require_zero_stable(self) -> None:
         """Raise `NotZeroStable` unless the method is, or for symbols can be, strictly zero-stable."""

@@ -101,7 +101,6 @@ def to_torch(method: GeneralLinearMethod, parameters: Iterable[Any], h: float) -
             f"{method} is no torch.optim.SGD (gradient descent, heavy ball or Nesterov, with weight decay inside the "
             "gradient): run it with modeq.iterate"
         )
-    if any(isinstance(value, sp.Basic) and value.free_symbols for value in method.sgd.values()):
-        raise InvalidMethod(f"{method} has free symbols: substitute numbers with method.subs")
+    method.require_numbers()
     options = {key: value if isinstance(value, bool) else float(value) for key, value in method.sgd.items()}
     return import_module("torch.optim").SGD(parameters, lr=h, **options)

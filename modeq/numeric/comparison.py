@@ -24,8 +24,8 @@ from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.fields import FieldName
 from modeq.numeric.flows import Layer, decay_rate, flow, require_series_limit
 from modeq.numeric.iteration import iterate
-from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive
-from modeq.numeric.trajectory import Trajectory
+from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, whole
+from modeq.numeric.trajectory import TOO_STIFF, Trajectory
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import phase_space_form
@@ -171,10 +171,9 @@ def compare(
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
     forms : which forms; "rest" is the time-derivative form started at rest, "hermite" the phase-space form
-        interpolated at the parasitic poles. A vector field of order ≥ 2
-        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a
-        method that has no such form are noted likewise, and
-        "exact" is left out for losses that are not quadratic.
+        interpolated at the parasitic poles. A vector field of order ≥ 2 beyond the method's series limit is
+        not integrated: its entry says so. "time" and "phase" of a method that has no such form are noted
+        likewise, and "exact" is left out for losses that are not quadratic.
     rtol, atol, max_evaluations : tolerances and budget of the integrator, as in `modeq.flow`
     progress : bool
         Whether to show progress on stderr, if that is a terminal.
@@ -210,8 +209,7 @@ def compare(
     if isinstance(orders, int):
         raise InvalidProblem(f"orders is {orders!r}: give a sequence of orders, or one for each form")
     h = positive(h, "h")
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
-        raise InvalidProblem(f"steps is {steps!r}: give a positive integer")
+    steps = whole(steps, "steps", least=1)
     theta = problem.start(start)
     iterates, entries = {}, []
     cases = [(method, form, order) for method in chosen for form, order in _laws(forms, orders, problem)]
@@ -274,7 +272,7 @@ def _entry(
     except NoTimeDerivativeForm:
         return Entry(repr(method), form, order, note="no such form")
     except Diverged as error:
-        stiff = "too stiff" in str(error)
+        stiff = isinstance(error.trajectory, Trajectory) and error.trajectory.status == TOO_STIFF
         return Entry(repr(method), form, order, note="too stiff" if stiff else "the flow diverges")
     except ModeqError as error:
         return Entry(repr(method), form, order, note=str(error))

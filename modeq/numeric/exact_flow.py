@@ -7,7 +7,6 @@ from scipy.linalg import expm, logm
 
 from modeq.errors import InvalidProblem
 from modeq.methods.base import GeneralLinearMethod
-from modeq.numeric.fields import require_numbers
 from modeq.numeric.protocol import Problem, SymbolicProblem, Vector, positive, time_grid
 from modeq.numeric.trajectory import Trajectory
 
@@ -34,7 +33,7 @@ def exact_quadratic_flow(
     >>> exact_quadratic_flow(mq.GradientDescent(), problem, [1.0], h=0.5, time=1.0).y.ravel().round(12).tolist()
     [1.0, 0.5, 0.25]
     """
-    require_numbers(method)
+    method.require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
     theta = problem.start(start)
     if not isinstance(problem, SymbolicProblem) or not problem.is_quadratic:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidProblem, NoTimeDerivativeForm
+from modeq.errors import InvalidProblem, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.shift_operator import ShiftOperator
 from modeq.numeric.protocol import Problem, SymbolicProblem, Vector
@@ -46,7 +46,7 @@ def modified_field(equation: ModifiedEquation, problem: Problem, h: float, field
     >>> modified_field(equation, mq.SymbolicProblem(x**2 / 2, [x]), h=0.1)([2.0]).tolist()
     [-2.1]
     """
-    require_numbers(equation.method)
+    equation.method.require_numbers()
     if field == "auto":
         field = "lambdify" if isinstance(problem, SymbolicProblem) else "gradients"
     if field == "lambdify":
@@ -56,12 +56,6 @@ def modified_field(equation: ModifiedEquation, problem: Problem, h: float, field
     if field == "gradients":
         return GradientsOnlyField(equation.method, equation.order, problem, h)
     raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
-
-
-def require_numbers(method: GeneralLinearMethod) -> None:
-    """Raise `InvalidMethod` if the method has free symbols."""
-    if method.free_symbols or any(rate.free_symbols for rate in method.decay.values()):
-        raise InvalidMethod(f"{method} has free symbols: substitute numbers with method.subs")
 
 
 def _written_out(series: BSeries, problem: Problem, h: float) -> Field:
@@ -130,7 +124,7 @@ class GradientsOnlyField:
     """
 
     def __init__(self, method: GeneralLinearMethod, order: int, problem: Problem, h: float) -> None:
-        require_numbers(method)
+        method.require_numbers()
         if not method.queries_at_parameters:
             raise NoTimeDerivativeForm(
                 f"{method} takes gradients at several points: the gradients-only field needs one query point; use "

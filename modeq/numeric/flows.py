@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from modeq.errors import InvalidProblem, NoTimeDerivativeForm, OutsideSeriesLimit
+from modeq.errors import Diverged, InvalidProblem, NoTimeDerivativeForm, OutsideSeriesLimit
 from modeq.methods.base import GeneralLinearMethod
-from modeq.numeric.fields import FieldName, modified_field, require_numbers, series_value
+from modeq.numeric.fields import FieldName, modified_field, series_value
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
 from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
-from modeq.numeric.trajectory import Trajectory
+from modeq.numeric.trajectory import TOO_STIFF, Trajectory
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import PhaseSpaceForm
@@ -100,9 +100,9 @@ def flow(
     """
     if not isinstance(form, Form):
         raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
-    require_numbers(form.method)
+    form.method.require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
-    if isinstance(initial_layer, bool | int) is False or initial_layer < 0:
+    if not isinstance(initial_layer, bool | int) or initial_layer < 0:
         raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
     theta = problem.start(start)
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
@@ -160,7 +160,7 @@ def _integrate(
             "smaller one, a larger rtol, or a larger max_evaluations"
         )
         start = system.start[None, :size]
-        return Trajectory(times[:1], start, max_evaluations, -1, message, system.name)
+        return Trajectory(times[:1], start, max_evaluations, TOO_STIFF, message, system.name)
 
 
 def _solved(
@@ -328,7 +328,7 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
     if scale <= np.finfo(np.float64).eps * np.max(abs(points)):
         return start.ravel()  # nothing moves
     times = h * np.arange(m, dtype=np.float64)
-    best = np.inf
+    best, found = np.inf, start
     inner = max(0.1 * rtol, 5e-14)  # SciPy's integrators take no tolerance below 100 ulp
     for _ in range(60):
         reached = _integrate(
@@ -337,8 +337,13 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
         miss = points[1:] - reached.y[1:]
         if not np.max(abs(miss)) < 0.9 * best:
             break
-        best = float(np.max(abs(miss)))
-        start[1:] += correction @ miss
+        best, found = float(np.max(abs(miss))), start.copy()
         if best <= 0.1 * rtol * scale:
             break
-    return start.ravel()
+        start[1:] += correction @ miss
+    if not best <= 1e-3 * scale:
+        raise Diverged(
+            f"{system.name}: no start was found from which the flow passes through the first iterates (it misses them "
+            f"by {best / scale:.1e} of their distance); use a smaller learning rate"
+        )
+    return found.ravel()

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from scipy.optimize import NoConvergence, newton_krylov
 
-from modeq.errors import Diverged, InvalidMethod, InvalidProblem, UnsupportedOptimizer
+from modeq.errors import Diverged, InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod
-from modeq.numeric.protocol import Problem, Vector, positive
+from modeq.numeric.protocol import Problem, Vector, positive, whole
 from modeq.numeric.torch_problem import TorchProblem, checked_batches
 from modeq.numeric.trajectory import Trajectory
 
@@ -62,8 +62,7 @@ def iterate(
     >>> iterate(mq.HeavyBall(momentum=0.5), problem, [1.0], h=0.5, steps=2).y.ravel().tolist()
     [1.0, 0.5, 0.0]
     """
-    if method.free_symbols or any(rate.free_symbols for rate in method.decay.values()):
-        raise InvalidMethod(f"{method} has free symbols: substitute numbers with method.subs")
+    method.require_numbers()
     rates = learning_rates(h, steps)
     theta = problem.start(start)
     if isinstance(problem, TorchProblem):
@@ -77,8 +76,7 @@ def iterate(
 
 def learning_rates(h: Schedule, steps: int) -> list[float]:
     """Return h at each step, after a check."""
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 0:
-        raise InvalidProblem(f"steps is {steps!r}: give an integer from 0")
+    steps = whole(steps, "steps", least=0)
     if not callable(h):
         return [positive(h, "the learning rate h")] * steps
     return [positive(h(n), f"the learning rate h({n})") for n in range(steps)]

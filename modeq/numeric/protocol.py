@@ -175,6 +175,14 @@ def positive(value: Any, argument: str) -> float:
     return number
 
 
+def whole(value: Any, argument: str, least: int) -> int:
+    """Return an integer from `least`, or raise `InvalidProblem` naming the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        wanted = "a positive integer" if least == 1 else f"an integer from {least}"
+        raise InvalidProblem(f"{argument} is {value!r}: give {wanted}")
+    return int(value.__index__())
+
+
 def time_grid(h: float, time: float) -> Vector:
     """Return the times 0, h, 2h, … up to `time`, and `time` itself.
 

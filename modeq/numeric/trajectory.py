@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from modeq.errors import Diverged
 
+TOO_STIFF = -2
+
 
 @dataclass(frozen=True, repr=False)
 class Trajectory:
@@ -17,7 +19,7 @@ class Trajectory:
     t : array (points,), times h·n; with a schedule the running sum of the learning rates
     y : array (points, parameters), one row per time
     nfev : gradient evaluations, or evaluations of the modified field, as `name` says
-    status : 0 if it reached the end, −1 if not
+    status : 0 if it reached the end, −1 if not, −2 if it was given up as too stiff
     message : what happened
     name : what was computed
     """

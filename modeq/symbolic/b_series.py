@@ -70,11 +70,10 @@ class BSeries(Mapping[Tree, sp.Expr]):
         """All coefficients c(τ), not divided by σ(τ)."""
         return dict(zip(self, self.series.expressions, strict=True))
 
-    @cached_property
+    @property
     def free_symbols(self) -> frozenset[sp.Symbol]:
         """The symbols in the coefficients and in the rates of weight decay."""
-        rates = (rate.free_symbols for rate in self.method.decay.values())
-        return frozenset().union(self.method.free_symbols, *rates)
+        return self.method.free_symbols
 
     @cached_property
     def field(self) -> sp.Expr:

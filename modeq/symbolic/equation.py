@@ -1,16 +1,14 @@
 """The face of the symbolic layer: the modified equation of a method, as a vector field on the parameters."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modeq.methods.base import GeneralLinearMethod
 from modeq.symbolic import structure
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.initial_layer import InitialLayer, initial_layer
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.series import modified_coefficients
-
-if TYPE_CHECKING:
-    from modeq.symbolic.initial_layer import InitialLayer
 
 
 class ModifiedEquation(BSeries):
@@ -39,7 +37,7 @@ class ModifiedEquation(BSeries):
         """
         return r"\dot\theta = " + latex_sum(self._latex_pieces(notation))
 
-    def initial_layer(self, order: int | None = None, buffers: Any = None) -> "InitialLayer":
+    def initial_layer(self, order: int | None = None, buffers: Any = None) -> InitialLayer:
         """Return where the flow must start, as a B-series at θ₀; see :func:`~modeq.symbolic.initial_layer`.
 
         Parameters
@@ -59,8 +57,6 @@ class ModifiedEquation(BSeries):
         >>> layer[[]], layer[[[]]]
         (-2, 20)
         """
-        from modeq.symbolic.initial_layer import initial_layer
-
         return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
 
     def is_hamiltonian(self) -> bool:

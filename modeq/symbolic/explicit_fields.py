@@ -99,7 +99,7 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
     symbols = tuple(variables) if isinstance(variables, Iterable) else ()
     if not symbols or not all(isinstance(v, sp.Symbol) for v in symbols) or len(set(symbols)) < len(symbols):
         raise InvalidProblem(f"variables are {variables!r}: give a sequence of distinct sympy symbols")
-    clash = method.free_symbols.union(*(rate.free_symbols for rate in method.decay.values())) & set(symbols)
+    clash = method.free_symbols & set(symbols)
     if clash:
         raise InvalidProblem(f"the variables {sorted(map(str, clash))} are also coefficients of {method}: rename them")
     colours = [c for c in range(method.colour_count) if c not in method.decay]

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidOrder, NoTimeDerivativeForm
+from modeq.errors import InvalidMethod, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import ShiftOperator
-from modeq.symbolic.rooted_trees import checked_order
-from modeq.symbolic.temporal import LARGEST_ORDER, readout_series
+from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.temporal import checked_time_order, readout_series
 
 SMALLEST_POLE = sp.exp(-2 * sp.pi)
 
@@ -76,7 +76,6 @@ class PhaseSpaceForm:
         >>> print(mq.phase_space_form(mq.GradientDescent(), order=3).latex())
         D \theta = -h\left(g - \frac{1}{2}\,D g + \frac{1}{12}\,D^{2} g\right),\quad D = h\,\tfrac{d}{dt}
         """
-        from modeq.symbolic.differentials import latex_sum
 
         def power(k: int, symbol: str) -> str:
             return symbol if k == 0 else f"D {symbol}" if k == 1 else f"D^{{{k}}} {symbol}"
@@ -86,7 +85,7 @@ class PhaseSpaceForm:
         for colour, row in self.r.items():
             if colour in self.method.decay:
                 rate = self.method.decay[colour]
-                right += [(tidy_product(rate, c), power(k, r"\theta")) for k, c in enumerate(row)]
+                right += [(_tidy_product(rate, c), power(k, r"\theta")) for k, c in enumerate(row)]
             else:
                 right += [(c, power(k, "g")) for k, c in enumerate(row)]
         return rf"{left} = -h\left({latex_sum(right)}\right),\quad D = h\,\tfrac{{d}}{{dt}}"
@@ -98,7 +97,7 @@ class PhaseSpaceForm:
         return f"$\\displaystyle {self.latex()}$"
 
 
-def tidy_product(rate: sp.Expr, coefficient: sp.Expr) -> sp.Expr:
+def _tidy_product(rate: sp.Expr, coefficient: sp.Expr) -> sp.Expr:
     """rate·coefficient, factored if it is rational."""
     product = rate * coefficient
     return tidy(product) if product.is_rational_function() else product
@@ -142,9 +141,7 @@ def phase_space_form(method: GeneralLinearMethod, order: int, hermite: bool = Fa
     >>> [round(value, 4) for value in phase_space_form(mq.HeavyBall(momentum=0.9), 2, hermite=True).numbers()[1][0]]
     [1.0, -0.0088, -0.0833]
     """
-    order = checked_order(order)
-    if order > LARGEST_ORDER:
-        raise InvalidOrder(f"order is {order}: forms in time are derived up to order {LARGEST_ORDER}")
+    order = checked_time_order(order)
     series = readout_series(method, order + 1)
     K = ShiftOperator(method).field
     kept, left_out = _poles(method)

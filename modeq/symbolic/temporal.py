@@ -11,6 +11,7 @@ from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import Element, ShiftOperator
 from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.initial_layer import initial_layer
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.series import Coefficients, modified_coefficients
@@ -92,8 +93,6 @@ class TimeDerivativeForm:
         >>> print(mq.time_derivative_form(mq.GradientDescent(), order=2).latex())
         \dot\theta + \frac{1}{2}\,h\,\ddot\theta = -g
         """
-        from modeq.symbolic.differentials import latex_sum
-
         terms = [(c, _step(k) + _derivative(k + 1)) for k, c in enumerate(self.coefficients)]
         terms += [(tidy(self.decay_rate * d), _step(k) + _derivative(k)) for k, d in enumerate(self.decay_coefficients)]
         return f"{latex_sum(terms)} = -g"
@@ -116,6 +115,13 @@ def _derivative(k: int) -> str:
 
 
 LARGEST_ORDER = 200
+
+
+def checked_time_order(order: Any) -> int:
+    """Return the truncation order of a form in time, or raise `InvalidOrder`."""
+    if (number := checked_order(order)) > LARGEST_ORDER:
+        raise InvalidOrder(f"order is {number}: forms in time are derived up to order {LARGEST_ORDER}")
+    return number
 
 
 def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[Element]]:
@@ -170,9 +176,7 @@ def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivat
     >>> mq.time_derivative_form(mq.HeavyBall(momentum=sp.Symbol("beta")), order=3).coefficients
     (1 - beta, (beta + 1)/2, (1 - beta)/6)
     """
-    order = checked_order(order)
-    if order > LARGEST_ORDER:
-        raise InvalidOrder(f"order is {order}: forms in time are derived up to order {LARGEST_ORDER}")
+    order = checked_time_order(order)
     series = readout_series(method, order + 1)
     K: Any = ShiftOperator(method).field
     main = series[0]

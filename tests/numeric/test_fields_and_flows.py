@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modeq as mq
+from modeq.numeric import flows
 from modeq.numeric.fields import GradientsOnlyField, modified_field
 from modeq.testing import assert_order, methods, polynomial_losses
 
@@ -267,3 +268,12 @@ def test_kept_and_left_out_poles_together_are_refused():
 def test_absurd_orders_in_time_are_refused(derive):
     with pytest.raises(mq.InvalidOrder, match="order is 10000: forms in time are derived up to order 200"):
         derive(mq.HeavyBall(0.9), 10**4)
+
+
+def test_a_start_that_cannot_be_found_is_no_silent_start():
+    """Shooting that stalls far from the first iterates raises, with how far it misses them."""
+    system = flows._System(lambda u: np.array([u[1], 0.0 * u[0]]), np.zeros(2), "deaf system")
+    points = np.array([[0.0], [1.0]])
+    # The velocity of this system reaches θ = h·θ' at n = 1, a hundredth of what the correction expects.
+    with pytest.raises(mq.Diverged, match="deaf system: no start was found .* use a smaller learning rate"):
+        flows._through_iterates(system, points, [1.0, 1.0], h=0.01, rtol=1e-8)
