@@ -115,6 +115,13 @@ class Study:
     results : everything measured, as in ``study.json``: limits, comparisons, charges, and the failure, if any
     comparisons : the trajectories behind the tables, by "quadratic" and "network"
     tracker : the charges along the training
+
+    Examples
+    --------
+    >>> from modeq.studies import Settings
+    >>> print(Study(Settings(), Path("nowhere"), {"failure": "training: interrupted"}).table())
+    <BLANKLINE>
+    not finished: training: interrupted
     """
 
     settings: Settings

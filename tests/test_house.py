@@ -103,8 +103,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS | CLASSES))
-def test_every_public_name_has_a_docstring(name):
-    assert inspect.getdoc(getattr(modeq, name))
+def test_every_public_name_has_a_docstring_with_an_example(name):
+    assert ">>> " in (inspect.getdoc(getattr(modeq, name)) or ""), "a public name shows an example"
 
 
 @pytest.mark.parametrize("name", sorted(ERRORS - {"ModeqError"}))

@@ -27,6 +27,13 @@ class Problem(Protocol):
     ----------
     size : the number d of parameters
     epsilon : the relative rounding of the numbers it computes with
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> isinstance(mq.SymbolicProblem(x**2, [x]), Problem)
+    True
     """
 
     @property

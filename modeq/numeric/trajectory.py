@@ -22,6 +22,15 @@ class Trajectory:
     status : 0 if it reached the end, −1 if not, −2 if it was given up as too stiff
     message : what happened
     name : what was computed
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+    >>> trajectory = mq.iterate(mq.GradientDescent(), problem, [1.0], h=0.5, steps=2)
+    >>> trajectory.t.tolist(), trajectory.y.ravel().tolist(), trajectory.success
+    ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25], True)
     """
 
     t: NDArray[np.float64]

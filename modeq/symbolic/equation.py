@@ -19,6 +19,13 @@ class ModifiedEquation(BSeries):
     ``equation[tree]`` is b(τ), *not* divided by the symmetry σ(τ). Its flow follows the iterates with
     error O(hᵏ), k ≥ order the smallest number with a non-zero coefficient at k + 1 vertices; for a
     method with momentum it must start where :meth:`initial_layer` says.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> equation = mq.modified_equation(mq.GradientDescent(), order=3)
+    >>> len(equation), equation[[[]]], equation[mq.Tree([[], []])]
+    (4, -1/2, 1/6)
     """
 
     def latex(self, notation: Notation = "loss") -> str:

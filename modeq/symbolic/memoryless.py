@@ -15,6 +15,12 @@ class MemorylessMap(BSeries):
 
     ``map[tree]`` is a(τ), *not* divided by the symmetry σ(τ). Where :meth:`gradient_test` holds, the
     optimizer on its slow manifold is plain gradient descent, θ⁺ = θ − h ∇L̃(θ), on :meth:`modified_loss`.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> print(mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=2))
+    θ⁺ = θ - 2*h·g - 4*h**2·H g
     """
 
     def latex(self) -> str:

@@ -14,6 +14,12 @@ class ModifyingEquation(BSeries):
     """f̂ = Σ_{|τ| ≤ order} h^{|τ|−1} m(τ)/σ(τ) F(τ): run the method on f̂ to follow the exact flow of f.
 
     ``field[tree]`` is m(τ), *not* divided by the symmetry σ(τ).
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> print(mq.modifying_equation(mq.GradientDescent(), order=2))
+    f̂ = -g + h/2·H g
     """
 
     def latex(self, notation: Notation = "loss") -> str:

@@ -29,6 +29,13 @@ class PhaseSpaceForm:
         they were interpolated
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
     left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> form = mq.phase_space_form(mq.HeavyBall(momentum=0.9), order=2)
+    >>> form.poles, form.left_out, len(form.q), len(form.r[0])
+    ((9/10,), (), 2, 2)
     """
 
     method: GeneralLinearMethod

@@ -26,6 +26,13 @@ class TimeDerivativeForm:
     coefficients : (c₁, …, c_p), exact
     decay_coefficients : (d₀, …, d_{p−1}), exact; empty without weight decay
     decay_rate : λ
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> form = mq.time_derivative_form(mq.HeavyBall(momentum=0.9), order=2)
+    >>> form.coefficients, form.is_well_posed, form.start[1][[]]
+    ((1/10, 19/20), True, 10/19)
     """
 
     method: GeneralLinearMethod

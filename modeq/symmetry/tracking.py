@@ -82,6 +82,17 @@ class Tracker:
         Optimizer steps seen.
     every : int
         A row is recorded each time this many steps have passed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from modeq.symmetry.charges import Translation
+    >>> net = torch.nn.Linear(4, 3)
+    >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> tracker = track(net, sgd, [Translation("classifier", {"weight": 1})])
+    >>> tracker.steps, tracker.residual()
+    (0, {'classifier': 0.0})
+    >>> tracker.remove()
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int) -> None:
