@@ -216,6 +216,60 @@ def TripleMomentum(beta: Any, gamma: Any, delta: Any) -> GeneralLinearMethod:
     )
 
 
+def PID(momentum: Any, derivative: Any, integral: Any = 1, proportional: Any = 0) -> GeneralLinearMethod:
+    """Return the PID optimizer: momentum and an averaged difference of successive gradients.
+
+    With g = ∇L(θ), g⁻ the gradient of the step before, momentum β and the gains k_P, k_I, k_D:
+
+        v⁺ = β v + g,    d⁺ = β d + (1 − β)(g − g⁻),    θ⁺ = θ − h (k_P g + k_I v⁺ + k_D d⁺),
+
+    and in the first step, as in the code that its authors published, d⁺ = 0, and in the second g⁻ = 0.
+
+    Parameters
+    ----------
+    momentum : number in [0, 1), or sympy expression
+    derivative, integral, proportional : numbers or sympy expressions
+        The gains k_D, k_I and k_P. The defaults are the rule of the paper; the published code has
+        k_P = 1, k_I = 5 and k_D = 10, and leaves out v and d altogether if the momentum is 0.
+
+    Raises
+    ------
+    InvalidMethod
+        If a momentum is out of its range, a gain is no number, or k_P + k_I/(1 − β) = 0.
+
+    Notes
+    -----
+    Both buffers fade with the same β, so that one state holds them: w = k_I β v + k_D (β d − (1 − β) g⁻).
+    States: θ, −h w, and what sets g⁻ to 0 in the second step. Sources: An, Wang, Sun, Xu, Dai, Zhang 2018,
+    *A PID controller approach for stochastic optimization of deep networks* (CVPR), and its code,
+    github.com/tensorboy/PIDOptimizer.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> PID(0.9, derivative=10, integral=5, proportional=1).transfer_function(sp.Symbol("z"))
+    (70*z - 19)/((z - 1)*(10*z - 9))
+
+    Nesterov momentum is the case k_D = β/(1 − β):
+
+    >>> nesterov = mq.modified_equation(mq.Nesterov(0.5), order=4)
+    >>> mq.modified_equation(PID(0.5, derivative=1), order=4).coefficients == nesterov.coefficients
+    True
+    """
+    beta = _fraction(momentum, "momentum")
+    gains = {"derivative": derivative, "integral": integral, "proportional": proportional}
+    k_d, k_i, k_p = (exact(value, argument) for argument, value in gains.items())
+    difference = k_d * (1 - beta)
+    return GeneralLinearMethod(
+        A=[[1, 1, 0], [0, beta, 1], [0, 0, 0]],
+        B=[[k_p + k_i + difference], [beta * k_i - (1 - beta) * difference], [0]],
+        C=[[1, 0, 0]],
+        D=[[0]],
+        start=[[0], [-difference], [difference]],
+        name=f"PID(momentum={beta}, derivative={k_d}, integral={k_i}, proportional={k_p})",
+    )
+
+
 def OptimisticGradient() -> GeneralLinearMethod:
     """Return the optimistic gradient method, θ⁺ = θ + h [2 f(θ) − f(θ⁻)].
 
