@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
+from sympy.polys.domains.domain import Domain
+from sympy.polys.rings import PolyElement, PolyRing
 
 from modeq.errors import InvalidProblem
+from modeq.methods.exact import tidy_element
 from modeq.symbolic.rooted_trees import Tree
 
 if TYPE_CHECKING:
     from modeq.symbolic.b_series import BSeries
 
-Vector = tuple[sp.Expr, ...]
+Vector = tuple[sp.Expr, ...]  # or elements of a ring of polynomials
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,29 @@ class ExplicitField:
         return function  # type: ignore[no-any-return]
 
 
+def _sum_of_products(products: Iterable[Sequence[sp.Expr]]) -> sp.Expr:
+    return sp.Add(*(sp.Mul(*factors) for factors in products))
+
+
 class ExplicitDifferentials:
     """Elementary differentials on concrete fields; every subtree and derivative is computed once.
 
     Parameters
     ----------
-    fields : one vector of expressions per colour
-    variables : the parameters θ
+    fields : one vector of expressions, or of elements of a ring, per colour
+    variables : the parameters θ, in the same terms
+    sum_of_products : how such elements are multiplied and added; by default as expressions, not expanded
     """
 
-    def __init__(self, fields: Sequence[Vector], variables: Sequence[sp.Symbol]) -> None:
+    def __init__(
+        self,
+        fields: Sequence[Vector],
+        variables: Sequence[sp.Symbol],
+        sum_of_products: Callable[[Iterable[Sequence[sp.Expr]]], sp.Expr] = _sum_of_products,
+    ) -> None:
         self.fields = fields
         self.variables = tuple(variables)
+        self._sum_of_products = sum_of_products
         self._derivatives: dict[tuple[int, int, tuple[int, ...]], sp.Expr] = {}
         self._vectors: dict[Tree, Vector] = {}
 
@@ -72,17 +87,17 @@ class ExplicitDifferentials:
                 self._derivatives[key] = self.fields[colour][component]
             else:
                 lower = self.derivative(colour, component, axes[:-1])
-                self._derivatives[key] = sp.diff(lower, self.variables[axes[-1]])
+                self._derivatives[key] = lower.diff(self.variables[axes[-1]])
         return self._derivatives[key]
 
     def multilinear(self, component: Callable[[tuple[int, ...]], sp.Expr], vectors: Sequence[Vector]) -> sp.Expr:
         """Σ over axes of (a partial derivative)·(components of the vectors)."""
-        terms = []
+        products = []
         for axes in product(range(len(self.variables)), repeat=len(vectors)):
             derivative = component(tuple(sorted(axes)))
             if derivative != 0:
-                terms.append(derivative * sp.Mul(*(v[a] for v, a in zip(vectors, axes, strict=True))))
-        return sp.Add(*terms)
+                products.append((derivative, *(v[a] for v, a in zip(vectors, axes, strict=True))))
+        return self._sum_of_products(products)
 
     def vector(self, tree: Tree) -> Vector:
         """F(τ)."""
@@ -143,9 +158,22 @@ def checked_step(h: Any, variables: tuple[sp.Symbol, ...]) -> sp.Expr:
 
 
 def explicit(series: "BSeries", loss_or_field: Any, variables: Any, h: Any) -> ExplicitField:
-    """Write a B-series out on a loss or field; see :meth:`BSeries.on`."""
+    """Write a B-series out on a loss or field; see :meth:`BSeries.on`.
+
+    A polynomial field stays one: like monomials in θ are added, the coefficients of each are exact and
+    reduced, and none is zero. Other fields are sums over the trees, not expanded, since expanding them
+    helps neither a reader nor the code generated from them.
+    """
     fields, symbols = concrete_fields(loss_or_field, variables, series.method)
     step = checked_step(h, symbols)
+    ring = _ring_of(fields, symbols, series.series.field)
+    components = (
+        _expressions(series, fields, symbols, step) if ring is None else _polynomials(series, fields, step, ring)
+    )
+    return ExplicitField(symbols, components, step)
+
+
+def _expressions(series: "BSeries", fields: list[Vector], symbols: tuple[sp.Symbol, ...], step: sp.Expr) -> Vector:
     differentials = ExplicitDifferentials(fields, symbols)
     components = [[] for _ in symbols]  # type: list[list[sp.Expr]]
     for tree, value in series.coefficients.items():
@@ -155,4 +183,50 @@ def explicit(series: "BSeries", loss_or_field: Any, variables: Any, h: Any) -> E
                 total.append(factor * entry)
     summed = tuple(sp.Add(*terms) for terms in components)
     polynomial = all(entry.is_polynomial(*symbols) for entry in summed)
-    return ExplicitField(symbols, tuple(sp.expand(entry) for entry in summed) if polynomial else summed, step)
+    return tuple(sp.expand(entry) for entry in summed) if polynomial else summed
+
+
+def _ring_of(fields: list[Vector], symbols: tuple[sp.Symbol, ...], field: Domain) -> PolyRing | None:
+    """The ring of polynomials in which series with coefficients in `field` can be written out, variables first.
+
+    None if a component is no polynomial in the variables, or has coefficients other than rational functions
+    with rational numbers: floats, roots.
+    """
+    components = [component for vector in fields for component in vector]
+    if not all(component.is_polynomial(*symbols) for component in components):
+        return None
+    given = reduce(lambda K, component: K.unify(sp.Poly(component, *symbols).domain), components, sp.QQ)
+    domain = field.unify(given)
+    parameters = domain.symbols if domain.is_PolynomialRing else ()
+    base = domain.domain if parameters else domain
+    ground = base.domain if base.is_FractionField else base
+    return PolyRing((*symbols, *parameters), base) if ground.is_QQ else None
+
+
+def _polynomials(series: "BSeries", fields: list[Vector], step: sp.Expr, ring: PolyRing) -> Vector:
+    def element(component: sp.Expr) -> PolyElement:
+        return ring.from_dict(sp.Poly(component, *ring.symbols, domain=ring.domain).as_dict(native=True))
+
+    def sum_of_products(products: Iterable[Sequence[PolyElement]]) -> PolyElement:
+        return sum((prod(factors, start=ring.one) for factors in products), start=ring.zero)
+
+    elements = [tuple(element(component) for component in vector) for vector in fields]
+    dimension = len(elements[0])
+    differentials = ExplicitDifferentials(elements, ring.gens[:dimension], sum_of_products)
+    K = series.series.field
+    levels = [[ring.zero] * dimension for _ in range(series.order + 1)]
+    for tree, value in zip(series, series.series.values, strict=True):
+        if value:
+            scale = ring.domain.convert(value / K(tree.symmetry), K)
+            level = levels[tree.order]
+            for i, entry in enumerate(differentials.vector(tree)):
+                level[i] += entry.mul_ground(scale)
+
+    def terms(component: int) -> Iterable[sp.Expr]:
+        for order, level in enumerate(levels[1:], start=1):
+            power = step ** (order - series.offset)
+            for exponents, coefficient in level[component].terms():
+                factors = (symbol**exponent for symbol, exponent in zip(ring.symbols, exponents, strict=True))
+                yield sp.Mul(tidy_element(coefficient, ring.domain), power, *factors)
+
+    return tuple(sp.Add(*terms(i)) for i in range(dimension))
