@@ -1,57 +1,38 @@
 """What every layer is tested on: one line here tests a new method everywhere."""
 
-from functools import partial
+from functools import cache, partial
 
 import sympy as sp
 import torch
 
 import modeq as mq
+from modeq.methods.momentum import PID
+from modeq.methods.runge_kutta import RK4, ExplicitMidpoint
 from modeq.numeric.data import digits
 from modeq.numeric.networks.small import tanh_network
 
 Q = sp.Rational
 
 
-def runge_kutta(A, b, name):
-    """A Runge–Kutta method as a general linear method: one state, one query per stage."""
-    stages = len(b)
-    return mq.GeneralLinearMethod(A=[[1]], B=[b], C=[[1]] * stages, D=A, name=name)
+def _radau():
+    """Two stages, both implicit and coupled, of order 3."""
+    return mq.RungeKutta([[Q(5, 12), Q(-1, 12)], [Q(3, 4), Q(1, 4)]], [Q(3, 4), Q(1, 4)], name="Radau IIA")
 
 
-def rk4():
-    A = [[0, 0, 0, 0], [Q(1, 2), 0, 0, 0], [0, Q(1, 2), 0, 0], [0, 0, 1, 0]]
-    return runge_kutta(A, [Q(1, 6), Q(1, 3), Q(1, 3), Q(1, 6)], "RK4")
-
-
-def explicit_midpoint():
-    return runge_kutta([[0, 0], [Q(1, 2), 0]], [0, 1], "explicit midpoint")
-
-
-def extragradient():
-    return runge_kutta([[0, 0], [1, 0]], [0, 1], "extragradient")
-
-
-def implicit_euler():
-    return runge_kutta([[1]], [1], "implicit Euler")
-
-
-def optimistic_gradient():
-    """θ⁺ = θ + h(2f(θ) − f(θ⁻)): the last gradient is a shift register, a parasitic eigenvalue 0."""
-    return mq.GeneralLinearMethod(A=[[1, -1], [0, 0]], B=[[2], [1]], C=[[1, 0]], D=[[0]], name="optimistic gradient")
-
-
-def classical_nesterov(momentum):
-    """y = x + β(x − x⁻), x⁺ = y + h f(y): the gradient is not taken at the parameters x."""
+def _two_stages_two_steps():
+    """Written out entry by entry, with nothing at its default: two queries, a buffer, a readout, a start."""
     return mq.GeneralLinearMethod(
-        A=[[1, momentum], [0, momentum]],
-        B=[[1], [1]],
-        C=[[1, momentum]],
-        D=[[0]],
-        name=f"classical Nesterov({momentum})",
+        A=[[1, Q(1, 2)], [0, Q(1, 3)]],
+        B=[[Q(1, 2), Q(1, 4)], [Q(1, 5), Q(1, 2)]],
+        C=[[1, 0], [1, Q(1, 2)]],
+        D=[[0, 0], [Q(1, 2), 0]],
+        readout=[1, Q(1, 4)],
+        start=[[0], [Q(1, 7)]],
+        name="two stages, two steps",
     )
 
 
-# Undecayed methods of the SGD family, each also registered with both kinds of weight decay.
+# Methods with a gradient at each query, and with both kinds of weight decay.
 _FAMILY = {
     "gradient descent": mq.GradientDescent,
     "heavy ball 0.5": partial(mq.HeavyBall, momentum=0.5),
@@ -61,6 +42,11 @@ _FAMILY = {
     "heavy ball 0.9, dampening 0.9": partial(mq.HeavyBall, momentum=0.9, dampening=0.9),
     "Nesterov 0.5": partial(mq.Nesterov, momentum=0.5),
     "Nesterov 0.9": partial(mq.Nesterov, momentum=0.9),
+    "classical Nesterov 0.5": partial(mq.ClassicalNesterov, momentum=0.5),
+    "quasi-hyperbolic 0.9": partial(mq.QuasiHyperbolic, momentum=0.9, nu=0.7),
+    "PID 0.6": partial(PID, momentum=0.6, derivative=10, integral=5, proportional=1),
+    "extragradient": mq.Extragradient,
+    "implicit Euler": mq.ImplicitEuler,
 }
 
 
@@ -68,17 +54,35 @@ def _decayed(make, decoupled):
     return make().with_weight_decay(0.25, decoupled=decoupled)
 
 
-# Name -> a function without arguments that returns an explicit method with numbers in it.
+# Name -> a function without arguments that returns a method with numbers in it.
 METHODS = {
     **_FAMILY,
     **{f"{name}, coupled decay": partial(_decayed, make, False) for name, make in _FAMILY.items()},
     **{f"{name}, decoupled decay": partial(_decayed, make, True) for name, make in _FAMILY.items()},
-    "RK4": rk4,
-    "explicit midpoint": explicit_midpoint,
-    "extragradient": extragradient,
-    "optimistic gradient": optimistic_gradient,
-    "classical Nesterov 0.5": partial(classical_nesterov, Q(1, 2)),
+    "triple momentum": partial(mq.TripleMomentum, beta=0.5, gamma=0.25, delta=0.125),
+    "triple momentum, coupled decay": partial(
+        _decayed, partial(mq.TripleMomentum, beta=0.5, gamma=0.25, delta=0.125), False
+    ),
+    "optimistic gradient": mq.OptimisticGradient,
+    "RK4": RK4,
+    "explicit midpoint": ExplicitMidpoint,
+    "implicit midpoint": partial(mq.RungeKutta, [[Q(1, 2)]], [1], name="implicit midpoint"),
+    "Radau IIA": _radau,
+    "Adams-Bashforth": partial(mq.LinearMultistep, rho=[0, -1, 1], sigma=[Q(-1, 2), Q(3, 2)], name="Adams-Bashforth"),
+    "BDF": partial(mq.LinearMultistep, rho=[Q(1, 3), Q(-4, 3), 1], sigma=[0, 0, Q(2, 3)], name="BDF"),
+    "two stages, two steps": _two_stages_two_steps,
 }
+
+
+@cache
+def method(name):
+    """The registered method, built once."""
+    return METHODS[name]()
+
+
+def names(condition):
+    """The names of the registered methods of which `condition` holds."""
+    return [name for name in METHODS if condition(method(name))]
 
 
 _x, _y = sp.symbols("x y")

@@ -29,9 +29,9 @@ def glm(**changes):
         (mq.GradientDescent(), 1 / (z - 1)),
         (mq.HeavyBall(beta, alpha), (1 - alpha) * z / ((z - 1) * (z - beta))),
         (mq.Nesterov(beta), ((1 + beta) * z - beta) / ((z - 1) * (z - beta))),
-        (registry.classical_nesterov(beta), ((1 + beta) * z - beta) / ((z - 1) * (z - beta))),
-        (registry.optimistic_gradient(), (2 * z - 1) / (z * (z - 1))),
-        (registry.implicit_euler(), z / (z - 1)),
+        (mq.ClassicalNesterov(beta), ((1 + beta) * z - beta) / ((z - 1) * (z - beta))),
+        (mq.OptimisticGradient(), (2 * z - 1) / (z * (z - 1))),
+        (mq.ImplicitEuler(), z / (z - 1)),
     ],
     ids=repr,
 )
@@ -42,7 +42,7 @@ def test_transfer_functions(method, expected):
 
 
 def test_the_parameters_of_classical_nesterov_are_not_its_query():
-    method = registry.classical_nesterov(beta)
+    method = mq.ClassicalNesterov(beta)
     assert not method.queries_at_parameters
     assert sp.cancel(method.readout_transfer_function(z)[0] - z / ((z - 1) * (z - beta))) == 0
 
@@ -64,19 +64,33 @@ def test_transfer_functions_against_a_linear_solve(name):
 
 
 @pytest.mark.parametrize("name", registry.METHODS)
-def test_registered_methods_are_zero_stable_and_explicit(name):
-    method = registry.METHODS[name]()
-    assert method.is_zero_stable is True
-    assert method.is_explicit
+def test_registered_methods_are_zero_stable(name):
+    assert registry.method(name).is_zero_stable is True
+
+
+@pytest.mark.parametrize("name", registry.names(lambda m: m.is_explicit))
+def test_the_queries_of_explicit_methods_have_an_order(name):
+    method = registry.method(name)
     done = set()
     for query in method.query_order:
         assert all(method.D[query, j] == 0 for j in range(method.query_count) if j not in done)
         done.add(query)
 
 
-def test_implicit_methods_have_no_order_of_queries():
-    assert registry.implicit_euler().query_order is None
-    assert not registry.implicit_euler().is_explicit
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_methods_are_explicit_if_the_pattern_of_D_is_nilpotent(name):
+    method = registry.method(name)
+    nilpotent = (method.D.applyfunc(abs) ** method.query_count).is_zero_matrix
+    assert method.is_explicit is nilpotent
+    assert (method.query_order is None) is not nilpotent
+
+
+def test_which_registered_methods_are_implicit():
+    implicit = registry.names(lambda m: not m.is_explicit and not m.decay)
+    assert implicit == ["implicit Euler", "implicit midpoint", "Radau IIA", "BDF"]
+
+
+def test_an_order_of_queries_other_than_that_of_the_rows():
     assert glm(B=[[Q(1, 2), Q(1, 2)]], C=[[1], [1]], D=[[0, 1], [0, 0]]).query_order == (1, 0)
 
 

@@ -56,12 +56,15 @@ def test_stability_limit_against_the_spectral_radius(name):
     method = registry.METHODS[name]()
     limit = float(method.stability_limit())
     for fraction in np.linspace(0.001, 0.999, 60):
-        assert spectral_radius(method, fraction * limit) <= 1 + 1e-9
-    assert spectral_radius(method, 1.0001 * limit) > 1
+        assert spectral_radius(method, fraction * min(limit, 100)) <= 1 + 1e-9
+    if np.isinf(limit):
+        assert not method.is_explicit
+    else:
+        assert spectral_radius(method, 1.0001 * limit) > 1
 
 
 @settings(max_examples=25)
-@given(st.sampled_from([mq.HeavyBall, mq.Nesterov, registry.classical_nesterov]), st.integers(0, 99))
+@given(st.sampled_from([mq.HeavyBall, mq.Nesterov, mq.ClassicalNesterov]), st.integers(0, 99))
 def test_stability_limit_for_any_momentum(make, percent):
     method = make(Q(percent, 100))
     limit = float(method.stability_limit())
@@ -117,14 +120,14 @@ def step_matrix_complex(method, x):
 
 
 def test_a_method_that_is_stable_for_every_curvature():
-    implicit = registry.implicit_euler()
+    implicit = mq.ImplicitEuler()
     assert implicit.stability_limit() == sp.oo
     assert implicit.series_limit() == 1  # log(1 + x)
 
 
 def test_explicit_runge_kutta_limits():
-    assert float(registry.rk4().stability_limit()) == pytest.approx(2.785293563405282, rel=1e-12)
-    assert registry.explicit_midpoint().stability_limit() == 2
+    assert float(registry.METHODS["RK4"]().stability_limit()) == pytest.approx(2.785293563405282, rel=1e-12)
+    assert registry.METHODS["explicit midpoint"]().stability_limit() == 2
 
 
 def test_weight_decay_is_left_out_and_dampening_scales():

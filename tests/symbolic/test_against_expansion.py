@@ -4,7 +4,6 @@ import json
 
 import naive_expansion as naive
 import pytest
-import registry
 import sympy as sp
 from sympy import Rational as Q
 
@@ -32,9 +31,9 @@ CASES = {
     "heavy ball": (mq.HeavyBall(momentum=B), naive.heavy_ball, {"beta": B}),
     "heavy ball, dampening": (mq.HeavyBall(B, ALPHA), naive.heavy_ball, {"beta": B, "alpha": ALPHA}),
     "Nesterov": (mq.Nesterov(momentum=B), naive.torch_nesterov, {"beta": B}),
-    "classical Nesterov": (registry.classical_nesterov(B), naive.classical_nesterov, {"beta": B}),
-    "extragradient": (registry.extragradient(), naive.extragradient, {}),
-    "optimistic gradient": (registry.optimistic_gradient(), naive.optimistic_gradient, {}),
+    "classical Nesterov": (mq.ClassicalNesterov(B), naive.classical_nesterov, {"beta": B}),
+    "extragradient": (mq.Extragradient(), naive.extragradient, {}),
+    "optimistic gradient": (mq.OptimisticGradient(), naive.optimistic_gradient, {}),
     "heavy ball, decoupled decay": (
         mq.HeavyBall(B).with_weight_decay(LAM, decoupled=True),
         naive.decoupled_heavy_ball,
@@ -46,7 +45,7 @@ CASES = {
         {},
     ),
     "extragradient, decay at both queries": (
-        registry.extragradient().with_weight_decay(LAM),
+        mq.Extragradient().with_weight_decay(LAM),
         decayed(naive.extragradient, LAM),
         {},
     ),
@@ -86,9 +85,9 @@ def test_the_field_tells_all_trees_apart():
 SYMBOLIC = {
     "dampened heavy ball": (mq.HeavyBall(beta, alpha), naive.heavy_ball, {"beta": beta, "alpha": alpha}),
     "Nesterov": (mq.Nesterov(beta), naive.torch_nesterov, {"beta": beta}),
-    "classical Nesterov": (registry.classical_nesterov(beta), naive.classical_nesterov, {"beta": beta}),
-    "optimistic gradient": (registry.optimistic_gradient(), naive.optimistic_gradient, {}),
-    "extragradient": (registry.extragradient(), naive.extragradient, {}),
+    "classical Nesterov": (mq.ClassicalNesterov(beta), naive.classical_nesterov, {"beta": beta}),
+    "optimistic gradient": (mq.OptimisticGradient(), naive.optimistic_gradient, {}),
+    "extragradient": (mq.Extragradient(), naive.extragradient, {}),
 }
 
 

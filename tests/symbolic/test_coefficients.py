@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import registry
 import sympy as sp
 from naive_expansion import coefficient, heavy_ball, torch_nesterov
 from sympy import Rational as Q
@@ -103,7 +102,7 @@ def test_symbols_and_numbers_agree(symbolic, number):
 
 def test_look_ahead_and_classical_nesterov_differ_from_order_three_on():
     stored = mq.modified_equation(mq.Nesterov(momentum=Q(1, 2)), order=3)
-    classical = mq.modified_equation(registry.classical_nesterov(Q(1, 2)), order=3)
+    classical = mq.modified_equation(mq.ClassicalNesterov(Q(1, 2)), order=3)
     assert {tree: stored[tree] == classical[tree] for tree in stored} == {
         mq.Tree([]): True,
         mq.Tree([[]]): True,
@@ -137,7 +136,7 @@ TWO_COLOURS = json.loads((REFERENCE / "two_colour_coefficients.json").read_text(
 
 @pytest.mark.parametrize("entry", ONE_COLOUR, ids=lambda entry: entry["name"])
 def test_runge_kutta_methods_agree_with_three_other_packages(entry):
-    method = registry.runge_kutta(rationals(entry["A"]), rationals([entry["b"]])[0], entry["name"])
+    method = mq.RungeKutta(rationals(entry["A"]), rationals([entry["b"]])[0], entry["name"])
     equation = mq.modified_equation(method, order=5)
     assert len(equation) == len(entry["coefficients"]) == 17
     for nested, value, symmetry in entry["coefficients"]:
@@ -147,7 +146,7 @@ def test_runge_kutta_methods_agree_with_three_other_packages(entry):
 
 
 def test_gradient_descent_is_explicit_and_one_query_is_enough():
-    euler = mq.modified_equation(registry.runge_kutta([[0]], [1], "explicit Euler"), order=6)
+    euler = mq.modified_equation(mq.RungeKutta([[0]], [1], "explicit Euler"), order=6)
     assert dict(mq.modified_equation(mq.GradientDescent(), order=6)) == dict(euler)
 
 

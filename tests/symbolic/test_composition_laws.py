@@ -30,7 +30,7 @@ def twice(method):
     )
 
 
-PLAIN = [n for n in registry.METHODS if registry.METHODS[n]().colour_count == 1]
+PLAIN = registry.names(lambda m: m.colour_count == 1)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -66,7 +66,7 @@ def test_averaged_momentum_is_full_dampening(b):
 
 @given(momenta)
 def test_momentum_makes_the_flow_faster(b):
-    for make in (mq.HeavyBall, mq.Nesterov, registry.classical_nesterov):
+    for make in (mq.HeavyBall, mq.Nesterov, mq.ClassicalNesterov):
         assert mq.modified_equation(make(b), order=1)[[]] == 1 / (1 - b)
 
 
@@ -143,7 +143,7 @@ def test_the_adjoint_runs_backwards(name):
 
 @given(st.permutations(range(4)))
 def test_the_order_of_queries_is_a_matter_of_notation(order):
-    method = registry.rk4()
+    method = registry.METHODS["RK4"]()
     queries = list(order)
     renamed = mq.GeneralLinearMethod(
         A=method.A,

@@ -268,7 +268,7 @@ PRINTED = {
         r" + \frac{\lambda}{2}\,g + \frac{\lambda^{2}}{2}\,\theta\right)",
         "θ' = -g - lambda·θ - h/2·H g - h*lambda/2·H θ - h*lambda/2·g - h*lambda**2/2·θ",
     ),
-    "RK4": (registry.rk4(), 4, r"\dot\theta = -g", "θ' = -g"),
+    "RK4": (registry.METHODS["RK4"](), 4, r"\dot\theta = -g", "θ' = -g"),
 }
 
 

@@ -56,7 +56,7 @@ def test_a_method_that_is_a_gradient_flow_to_order_three(a, order):
 
     Chain and bush agree iff Σ bᵢaᵢⱼcⱼ − 1/6 = Σ bᵢcᵢ² − 1/3: here a/2 − 1/6 = 1/2 − 1/3.
     """
-    method = registry.runge_kutta([[0, 0], [1 - a, a]], [Q(1, 2), Q(1, 2)], "two stages")
+    method = mq.RungeKutta([[0, 0], [1 - a, a]], [Q(1, 2), Q(1, 2)], "two stages")
     assert mq.modified_equation(method, order=3).gradient_test().order == order
 
 
@@ -188,5 +188,5 @@ def test_how_losses_print():
     )
     assert repr(two).startswith("ModifiedLoss(HeavyBall(momentum=beta)")
     assert two._repr_latex_() == f"$\\displaystyle {two.latex()}$"
-    four = mq.modified_equation(registry.rk4(), order=4).modified_loss()
+    four = mq.modified_equation(registry.METHODS["RK4"](), order=4).modified_loss()
     assert str(four) == "L"

@@ -5,7 +5,6 @@ import math
 import mpmath
 import numpy as np
 import pytest
-import registry
 import sympy as sp
 from sympy import Rational as Q
 
@@ -37,7 +36,7 @@ CASES = {
     "Nesterov 0.9": mq.Nesterov(0.9),
     "coupled decay": mq.HeavyBall(0.9).with_weight_decay(0.1),
     "decoupled decay": mq.HeavyBall(0.9).with_weight_decay(0.1, decoupled=True),
-    "optimistic gradient": registry.optimistic_gradient(),
+    "optimistic gradient": mq.OptimisticGradient(),
     "two poles": with_pole(Q(1, 2), Q(3, 4)),
     "a negative pole": with_pole(Q(-1, 2), Q(1, 4)),
     "complex pair": complex_pair(Q(1, 2), Q(1, 4)),
@@ -119,7 +118,7 @@ def test_poles_left_out():
         form = mq.phase_space_form(method, order=2)
         return form.poles, form.left_out
 
-    assert poles(registry.optimistic_gradient()) == ((), (0,))
+    assert poles(mq.OptimisticGradient()) == ((), (0,))
     assert poles(with_pole(Q(-1, 2))) == ((), (Q(-1, 2),))
     assert poles(mq.HeavyBall(0.001)) == ((), (Q(1, 1000),))  # e^{−2π} = 0.00187
     assert poles(mq.HeavyBall(0.002)) == ((Q(1, 500),), ())

@@ -67,7 +67,7 @@ def test_chains_are_the_logarithm_of_the_principal_root(name):
 
 
 def test_implicit_euler_on_quadratics():
-    equation = mq.modified_equation(registry.implicit_euler(), order=ORDER)
+    equation = mq.modified_equation(mq.ImplicitEuler(), order=ORDER)
     chain = []
     for n in range(1, ORDER + 1):
         assert equation[chain] == sp.Rational(1, n)  # log z₁ = −log(1 + x)
