@@ -1,0 +1,1 @@
+"""Benchmarks of the symbolic layer beside other packages for B-series: ``python -m validation.benchmarks``."""

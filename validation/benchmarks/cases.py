@@ -1,0 +1,46 @@
+"""What is measured: cases, orders, and what was asked of modeq."""
+
+from dataclasses import dataclass, replace
+
+QUICK_ORDER = 5  # of the dry run
+PACKAGES = {"modeq": "modeq_worker", "kauri": "kauri_worker", "BSeries": "bseries_worker", "pybs": "pybs_worker"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of computation at several orders.
+
+    `seconds` and `megabytes` hold the limits asked of modeq, by order. Cases of one `value` compute the
+    same numbers, so that their checksums agree at each order.
+    """
+
+    name: str
+    orders: tuple[int, ...]
+    value: str
+    seconds: dict[int, float]
+    megabytes: dict[int, int]
+
+    def quick(self) -> "Case":
+        """The same case at one low order."""
+        order = max((o for o in self.orders if o <= QUICK_ORDER), default=self.orders[0])
+        return replace(self, orders=(order,))
+
+
+def _case(name: str, orders: tuple[int, ...], value: str | None = None, **limits: dict[int, float]) -> Case:
+    return Case(name, orders, value or name, limits.get("seconds", {}), limits.get("megabytes", {}))
+
+
+CASES = (
+    _case(
+        "explicit Euler",
+        (*range(5, 17),),
+        seconds={10: 0.02, 12: 0.1, 16: 3.0},
+        megabytes={16: 1000},
+    ),
+    _case("explicit midpoint", (6, 8, 10, 12), seconds={12: 1.0}),
+    _case("RK4", (6, 8, 10, 12), seconds={12: 1.0}),
+    _case("heavy ball, 1/3", (6, 8, 10), "heavy ball"),
+    _case("heavy ball, symbol", (6, 8, 10), "heavy ball", seconds={8: 1.0, 10: 10.0}),
+    _case("two colours", (5, 6, 7), seconds={7: 2.0}),
+    _case("Lotka-Volterra", (2, 4, 6), seconds={6: 0.2}),
+)

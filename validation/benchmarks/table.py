@@ -1,0 +1,63 @@
+"""Results as a Markdown table, with where and when they were measured."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from validation.benchmarks.cases import CASES
+from validation.benchmarks.running import Measurement
+
+
+def environment(results: Iterable[Measurement]) -> dict[str, str]:
+    """Return the date, the machine and the versions."""
+    found = {
+        "date": date.today().isoformat(),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "numpy": version("numpy"),
+        "sympy": version("sympy"),
+    }
+    return found | {r.package: r.version for r in results if r.version}
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def markdown(results: Sequence[Measurement]) -> str:
+    """Return one row per case and order: median seconds of each package, memory and limits of modeq."""
+    packages = list(dict.fromkeys(r.package for r in results))
+    header = ["case", "order", "trees", *(f"{package}, s" for package in packages), "modeq, MB", "asked of modeq"]
+    rows = [header, ["---", *("---:" for _ in header[1:])]]
+    by_row: dict[tuple[str, int], dict[str, Measurement]] = {}
+    for result in results:
+        by_row.setdefault((result.case, result.order), {})[result.package] = result
+    for (case, order), row in by_row.items():
+        mine = row["modeq"]
+        trees = f"{mine.terms:,}" if mine.terms and case != "Lotka-Volterra" else ""
+        cells = [_seconds(row[package]) for package in packages]
+        rows.append([case, str(order), trees, *cells, str(mine.megabytes or ""), _asked(case, order)])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    where = ", ".join(f"{name} {value}" for name, value in environment(results).items())
+    return f"{table}\n\n{where[0].upper()}{where[1:]}.\n"
+
+
+def _seconds(result: Measurement) -> str:
+    if result.status != "measured":
+        return "—" if result.status == "not offered" else result.status
+    return f"{result.median:.3f}" if result.median < 10 else f"{result.median:.0f}"
+
+
+def _asked(name: str, order: int) -> str:
+    case = next(c for c in CASES if c.name == name)
+    seconds, megabytes = case.seconds.get(order), case.megabytes.get(order)
+    parts = [f"{seconds:g} s"] if seconds else []
+    return ", ".join([*parts, *([f"{megabytes:,} MB"] if megabytes else [])])
