@@ -290,6 +290,9 @@ def _entry(
     return Entry(repr(method), form, order, float(np.max(errors)), float(np.max(late)), flowed)
 
 
+_NOISE = 1e-12  # rounding and integration errors, relative to the parameters
+
+
 @dataclass(frozen=True)
 class ObservedOrder:
     """How fast the error falls with the step size; see :func:`observed_order`.
@@ -345,8 +348,8 @@ def observed_order(
     order : positive int
         The truncation order.
     step_sizes : decreasing sequence, optional
-        By default `halvings` halvings from 0.2 times the series limit over λ_max, rounded so that `time` is
-        a whole number of steps.
+        By default halvings from 0.2 times the series limit over λ_max, rounded so that `time` is a whole
+        number of steps: as many as `halvings`, or, from two on, as keep the error above the noise floor.
     form, field, initial_layer : as in :func:`modeq.flow`
     halvings : int
 
@@ -380,7 +383,8 @@ def observed_order(
     curvature = largest_curvature(problem, theta) + decay_rate(method)
     keeps_transients = form in ("phase", "hermite") and phase_space_form(method, 1).poles
     layer_steps = 0 if keeps_transients else _layer_steps(method)
-    if step_sizes is None:
+    chosen_here = step_sizes is None
+    if chosen_here:
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
         steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
@@ -399,8 +403,11 @@ def observed_order(
     equation = _DERIVE[form](method, order)
     if (form == "field" and order > 1) or (form == "time" and order > 2):
         require_series_limit(method, problem, theta, sizes[0])
+    expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     errors, scale = [], 0.0
     for h in sizes:
+        if chosen_here and len(errors) > 2 and errors[-1] < 2**expected * _NOISE * scale:
+            break
         iterates = iterate(method, problem, theta, h=h, steps=round(time / h))
         flowed = flow(
             equation,
@@ -417,13 +424,12 @@ def observed_order(
         counted = iterates.t >= settled * (1 - 1e-12)
         errors.append(float(np.max(step_errors(flowed, iterates)[counted])))
         scale = max(scale, float(np.max(abs(iterates.y))))
-    floor = 1e-12 * scale
+    sizes, floor = sizes[: len(errors)], _NOISE * scale
     slopes = tuple(
         float(np.log(a / b) / np.log(g / h)) if min(a, b) > floor else float("nan")
         for (a, b), (g, h) in zip(pairwise(errors), pairwise(sizes), strict=True)
     )
     window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
-    expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     return ObservedOrder(sizes, tuple(errors), slopes, expected, window, floor)
 
 
