@@ -56,8 +56,8 @@ def test_the_checksum_of_explicit_euler_is_that_of_the_published_coefficients(ru
 
 
 def test_packages_that_disagree_are_an_error(running):
-    one = running.Measurement("modeq", "explicit Euler", 5, "measured", (0.1,), 70, 60, 17, "1")
-    other = running.Measurement("kauri", "explicit Euler", 5, "measured", (0.1,), 70, 60, 17, "2")
+    one = running.Measurement("modeq", "explicit Euler", 5, "measured", (0.1,), (0.1,), 70, 60, 17, "1")
+    other = running.Measurement("kauri", "explicit Euler", 5, "measured", (0.1,), (0.1,), 70, 60, 17, "2")
     running.compare([one, one, running.Measurement("pybs", "explicit Euler", 5, "not installed")])
     with pytest.raises(
         running.BenchmarkError, match="different values at order 5: modeq, explicit Euler: 17 terms, 1; ka"

@@ -24,8 +24,8 @@ class Measurement:
     """What one package needed for one case at one order.
 
     `status` is "measured", "not offered", "not installed" or "> T s"; the numbers are there in the first case only.
-    `seconds` lists every repeat, after the imports; `megabytes` is the largest peak of the process, imports
-    included, and `megabytes_imported` what the imports alone took.
+    `seconds` lists every repeat, after the imports, and `processor` the processor time of each; `megabytes` is
+    the largest peak of the process, imports included, and `megabytes_imported` what the imports alone took.
     """
 
     package: str
@@ -33,6 +33,7 @@ class Measurement:
     order: int
     status: str
     seconds: tuple[float, ...] = ()
+    processor: tuple[float, ...] = ()
     megabytes: int | None = None
     megabytes_imported: int | None = None
     terms: int | None = None
@@ -81,6 +82,7 @@ def measure(package: str, case: str, order: int, interpreter: str, repeats: int,
         order,
         "measured",
         tuple(report["seconds"] for report in reports),
+        tuple(report["processor"] for report in reports),
         max(report["megabytes"] for report in reports),
         max(report["megabytes_imported"] for report in reports),
         reports[0]["terms"],

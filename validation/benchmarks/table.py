@@ -1,7 +1,7 @@
 """Results as a Markdown table, with where and when they were measured."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -10,8 +10,10 @@ from validation.benchmarks.cases import CASES
 from validation.benchmarks.running import Measurement
 
 
-def environment(results: Iterable[Measurement]) -> dict[str, str]:
-    """Return the date, the machine and the versions."""
+def environment(results: Sequence[Measurement]) -> dict[str, str]:
+    """Return the date, the machine, the versions, and how much of the elapsed time the processor worked for them."""
+    elapsed = sum(sum(r.seconds) for r in results)
+    share = sum(sum(r.processor) for r in results) / elapsed if elapsed else 0
     found = {
         "date": date.today().isoformat(),
         "processor": _processor(),
@@ -20,7 +22,8 @@ def environment(results: Iterable[Measurement]) -> dict[str, str]:
         "numpy": version("numpy"),
         "sympy": version("sympy"),
     }
-    return found | {r.package: r.version for r in results if r.version}
+    versions = {r.package: r.version for r in results if r.version}
+    return found | versions | {"processor time / elapsed time": f"{share:.2f}"}
 
 
 def _processor() -> str:

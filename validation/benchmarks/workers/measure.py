@@ -19,6 +19,12 @@ def peak_megabytes():
     return peak // 1024 // (1024 if sys.platform == "darwin" else 1)
 
 
+def processor_seconds():
+    """Return the processor time this process has used; it shows whether others slowed it down."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 def checksum(terms):
     """Return the number of terms (weight, numerator, denominator) and their sum modulo a prime."""
     total, count, inverses = 0, 0, {}
@@ -40,20 +46,17 @@ def main(version, cases):
     the same form; only what comes before is timed. None if the package does not offer that order.
     """
     name, order = sys.argv[1], int(sys.argv[2])
-    imported = peak_megabytes()
+    imported, processor = peak_megabytes(), processor_seconds()
     start = clock()
     terms = cases[name](order) if name in cases else None
     if terms is None:
         print(json.dumps({"status": "not offered", "version": version}))
         return
-    if callable(terms):
-        seconds = clock() - start
-        count, total = checksum(terms())
-    else:
-        count, total = checksum(terms)
-        seconds = clock() - start
+    timed = None if callable(terms) else checksum(terms)
+    seconds, processor = clock() - start, processor_seconds() - processor
+    count, total = timed or checksum(terms())
     report = {"status": "measured", "version": version, "seconds": seconds, "terms": count, "checksum": str(total)}
-    report.update(megabytes=peak_megabytes(), megabytes_imported=imported)
+    report.update(processor=processor, megabytes=peak_megabytes(), megabytes_imported=imported)
     print(json.dumps(report))
 
 

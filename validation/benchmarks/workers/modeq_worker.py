@@ -17,7 +17,7 @@ SYMPLECTIC_EULER = GeneralLinearMethod(A=[[1]], B=[[1, 1]], C=[[1], [1]], D=[[1,
 def coefficients(method, order):
     """Iterate over all trees and their exact coefficients."""
     symbolic = bool(method.free_symbols)
-    for tree, value in modified_equation(method, order=order).coefficients.items():
+    for tree, value in modified_equation(method, order=order).items():
         number = value.xreplace(POINT) if symbolic else value
         yield tree.order * (1 + len(tree.children)), number.p, number.q
 
