@@ -4,8 +4,9 @@ It is the one place where a method's coefficients become a series; the symbolic 
 tree polynomials, the numeric layer to gradient values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from math import comb
 from typing import Any
 
 import sympy as sp
@@ -15,6 +16,7 @@ from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import coefficient_field
 
 Element = Any  # an element of the coefficient field
+Series = Callable[[list[Element], int, Domain], list[Element]]
 
 
 class ShiftOperator:
@@ -78,14 +80,31 @@ class ShiftOperator:
         Each is a matrix (queries + 1) × queries of elements of :attr:`field`; its last row belongs to
         the parameters θ.
         """
+        return self._expansion(_exponential_series, terms)
+
+    def difference_expansion(self, terms: int) -> list[list[list[Element]]]:
+        """Return γ₋₁, γ₀, …, `terms` of them, of G = γ₋₁/Δ + γ₀ + γ₁Δ + …, with the forward difference Δ = z − 1.
+
+        They have the shape of :meth:`laurent`'s.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> operator = ShiftOperator(mq.HeavyBall(momentum=0.5))
+        >>> [str(g[0][0]) for g in operator.difference_expansion(4)]
+        ['2', '-2', '4', '-8']
+        """
+        return self._expansion(_difference_series, terms)
+
+    def _expansion(self, series: Series, terms: int) -> list[list[list[Element]]]:
+        """The Laurent coefficients of G, where `series` expands a polynomial in z about z = 1."""
         K = self.field
         numerators, denominator = self._rational
-        bottom = _exponential_series(denominator, terms + 1, K)[1:]
-        inverse = _reciprocal(bottom, K)
+        inverse = _reciprocal(series(denominator, terms + 1, K)[1:], K)
         result = [[[K.zero] * self.method.query_count for _ in numerators] for _ in range(terms)]
         for i, row in enumerate(numerators):
             for j, polynomial in enumerate(row):
-                top = _exponential_series(polynomial, terms, K)
+                top = series(polynomial, terms, K)
                 for k in range(terms):
                     result[k][i][j] = sum((top[m] * inverse[k - m] for m in range(k + 1)), K.zero)
         return result
@@ -171,6 +190,11 @@ def _exponential_series(polynomial: list[Element], terms: int, K: Domain) -> lis
         factorial = factorial * K(j) if j else factorial
         series.append(sum((c * K(k**j) for k, c in enumerate(polynomial)), K.zero) / factorial)
     return series
+
+
+def _difference_series(polynomial: list[Element], terms: int, K: Domain) -> list[Element]:
+    """Coefficients in Δ of a polynomial in z = 1 + Δ."""
+    return [sum((c * K(comb(k, j)) for k, c in enumerate(polynomial)), K.zero) for j in range(terms)]
 
 
 def _reciprocal(series: list[Element], K: Domain) -> list[Element]:

@@ -1,6 +1,6 @@
 """A B-series with exact coefficients, as a mapping from trees: the shape shared by fields and by starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -51,10 +51,14 @@ class BSeries(Mapping[Tree, sp.Expr]):
         return sp.Integer(0)  # a vertex of weight decay with two children: its derivative vanishes
 
     def __iter__(self) -> Iterator[Tree]:
-        return iter(self.series.table.tree(i) for i in range(len(self.series.table)))
+        return iter(self.series.table.trees)
 
     def __len__(self) -> int:
         return len(self.series.table)
+
+    def items(self) -> ItemsView[Tree, sp.Expr]:
+        """The pairs (tree, c(τ)), in the order of the table."""
+        return _Pairs(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method}, order={self.order}, {len(self)} trees)"
@@ -68,7 +72,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
     @cached_property
     def coefficients(self) -> dict[Tree, sp.Expr]:
         """All coefficients c(τ), not divided by σ(τ)."""
-        return dict(zip(self, self.series.expressions, strict=True))
+        return dict(self.items())
 
     @property
     def free_symbols(self) -> frozenset[sp.Symbol]:
@@ -180,3 +184,12 @@ class BSeries(Mapping[Tree, sp.Expr]):
         for power, terms in self._terms(notation):
             pieces += [text_term(h**power * weight, symbol) for weight, symbol in terms]
         return " + ".join(pieces or ["0"]).replace("+ -", "- ")
+
+
+class _Pairs(ItemsView[Tree, sp.Expr]):
+    """The pairs of a series, without looking each tree up."""
+
+    _mapping: BSeries
+
+    def __iter__(self) -> Iterator[tuple[Tree, sp.Expr]]:
+        return zip(self._mapping, self._mapping.series.expressions, strict=True)

@@ -10,7 +10,7 @@ from modeq.methods.exact import coefficient_field, exact_matrix
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
-from modeq.symbolic.rooted_trees import TreeTable, checked_order, tree_table
+from modeq.symbolic.rooted_trees import checked_order, tree_table
 from modeq.symbolic.series import Coefficients
 
 
@@ -72,7 +72,8 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     -beta/(1 - beta)**2
     """
     if order == 0 and not isinstance(order, bool):
-        return InitialLayer(method, 0, Coefficients(TreeTable((), (), (), (), ()), (), sp.QQ), offset=0)
+        nothing = Coefficients(tree_table(1, method.colour_count).truncated(0), (), sp.QQ)
+        return InitialLayer(method, 0, nothing, offset=0)
     try:
         number = checked_order(order)
     except InvalidOrder as error:
@@ -94,7 +95,7 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     gradients: list[list[Sequence]] = []
     positions: list[list[Sequence]] = []
     values = []
-    for u, v, colour in zip(table.left, table.right, table.root, strict=True):
+    for u, v, colour in zip(table.left.tolist(), table.right.tolist(), table.root.tolist(), strict=True):
         if u < 0:
             R = [one if c == colour else zero for c in method.colours]
             first = [K.from_sympy(entry) for entry in start.col(colour)]

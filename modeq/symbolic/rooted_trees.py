@@ -6,7 +6,12 @@ from functools import cached_property, lru_cache, total_ordering
 from math import factorial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modeq.errors import InvalidOrder, InvalidTree
+
+Indices = NDArray[np.int64]
 
 LARGEST_TABLE = 1_000_000
 BYTES_PER_TREE = 2_500  # of a table with coefficients, measured
@@ -55,7 +60,7 @@ class Tree:
     colour: int
     children: tuple["Tree", ...]
     order: int
-    _hash: int
+    _hash: int  # found when it is first asked for
 
     def __init__(self, *description: Any) -> None:
         if len(description) == 1 and isinstance(description[0], Tree):
@@ -70,10 +75,9 @@ class Tree:
         if not isinstance(children, list | tuple):
             raise InvalidTree(f"the children of a vertex are {children!r}: give a list of trees, [] for a leaf")
         trees = tuple(sorted((_child(child) for child in children), reverse=True))
-        object.__setattr__(self, "colour", colour)
-        object.__setattr__(self, "children", trees)
-        object.__setattr__(self, "order", 1 + sum(child.order for child in trees))
-        object.__setattr__(self, "_hash", hash((colour, trees)))
+        _set_colour(self, colour)
+        _set_children(self, trees)
+        _set_order(self, 1 + sum(child.order for child in trees))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("trees are immutable")
@@ -88,13 +92,18 @@ class Tree:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tree):
             return NotImplemented
-        return self._hash == other._hash and self.colour == other.colour and self.children == other.children
+        return hash(self) == hash(other) and self.colour == other.colour and self.children == other.children
 
     def __lt__(self, other: "Tree") -> bool:
         return self._key < other._key
 
     def __hash__(self) -> int:
-        return self._hash
+        try:
+            return self._hash
+        except AttributeError:
+            value = hash((self.colour, self.children))
+            _set_hash(self, value)
+            return value
 
     @cached_property
     def symmetry(self) -> int:
@@ -125,7 +134,12 @@ class Tree:
         >>> Tree([[]]).butcher_product(Tree([]))
         Tree([[], []])
         """
-        return Tree(self.colour, (*self.children, other))
+        children = self.children
+        if not children or other.order > children[0].order or other is children[0]:
+            children = (other, *children)
+        else:
+            children = tuple(sorted((other, *children), reverse=True))
+        return _tree(self.colour, children, self.order + other.order)
 
     def nested(self) -> list[Any] | tuple[int, list[Any]]:
         """Return the tree as nested lists, or as nested pairs (colour, children) if it is coloured.
@@ -236,6 +250,22 @@ class Tree:
         return f"Tree{nested!r}" if isinstance(nested, tuple) else f"Tree({nested!r})"
 
 
+# Trees are immutable and there are many of them: the slots are filled past Tree.__setattr__ in the fastest way.
+_new_tree = object.__new__
+_set_colour, _set_children, _set_order, _set_hash = (
+    Tree.__dict__[slot].__set__ for slot in ("colour", "children", "order", "_hash")
+)
+
+
+def _tree(colour: int, children: tuple[Tree, ...], order: int) -> Tree:
+    """A tree from children that are in canonical order, without a check."""
+    tree = _new_tree(Tree)
+    _set_colour(tree, colour)
+    _set_children(tree, children)
+    _set_order(tree, order)
+    return tree
+
+
 def _child(description: Any) -> Tree:
     if isinstance(description, Tree):
         return description
@@ -318,7 +348,7 @@ def trees(order: int, colours: int = 1) -> list[Tree]:
     """
     order = checked_order(order)
     table = tree_table(order, checked_order(colours, "colours"))
-    return sorted(table.tree(i) for i in table.of_order(order))
+    return sorted(table.trees[table.level(order)])
 
 
 @lru_cache(maxsize=64)
@@ -344,66 +374,70 @@ def _require_feasible(order: int, colours: int, linear: int) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TreeTable:
     """All trees up to an order, each as a Butcher product τ = u∘v of two earlier ones.
 
-    ``left[i]`` and ``right[i]`` are the indices of u and v (−1 for a single vertex), ``root[i]`` the
-    root's colour, ``orders[i]`` the number of vertices, ``symmetries[i]`` σ. Children are attached with
-    growing indices, so that each tree occurs once. Vertices of a *linear* colour have at most one child,
-    since the elementary differentials of the other trees vanish.
+    ``left[i]`` and ``right[i]`` are the indices of u and v (−1 for a single vertex), ``root[i]`` the root's
+    colour; the trees with k vertices are numbers ``starts[k]`` to ``starts[k + 1]``. Children are attached
+    with growing indices, so that each tree occurs once. Vertices of a *linear* colour have at most one
+    child, since the elementary differentials of the other trees vanish.
     """
 
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    root: tuple[int, ...]
-    orders: tuple[int, ...]
-    symmetries: tuple[int, ...]
+    left: Indices
+    right: Indices
+    root: Indices
+    starts: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.left)
 
-    def of_order(self, order: int) -> list[int]:
+    def level(self, order: int) -> slice:
         """The indices of all trees with `order` vertices."""
-        return [i for i, vertices in enumerate(self.orders) if vertices == order]
+        return slice(self.starts[order], self.starts[order + 1])
+
+    def truncated(self, order: int) -> "TreeTable":
+        """The table of the trees with at most `order` vertices."""
+        kept = slice(self.starts[order + 1])
+        return TreeTable(self.left[kept], self.right[kept], self.root[kept], self.starts[: order + 2])
 
     @cached_property
-    def _trees(self) -> list[Tree]:
+    def trees(self) -> list[Tree]:
+        """The trees themselves."""
         built: list[Tree] = []
-        for u, v, colour in zip(self.left, self.right, self.root, strict=True):
-            built.append(Tree(colour, ()) if u < 0 else built[u].butcher_product(built[v]))
+        for u, v, colour in zip(self.left.tolist(), self.right.tolist(), self.root.tolist(), strict=True):
+            built.append(_tree(colour, (), 1) if u < 0 else built[u].butcher_product(built[v]))
         return built
-
-    def tree(self, index: int) -> Tree:
-        """The tree with that index."""
-        return self._trees[index]
 
     @cached_property
     def index(self) -> dict[Tree, int]:
         """The index of each tree."""
-        return {tree: i for i, tree in enumerate(self._trees)}
+        return {tree: i for i, tree in enumerate(self.trees)}
 
 
 @lru_cache(maxsize=16)
 def _tree_table(order: int, colours: int, linear: frozenset[int]) -> TreeTable:
-    left, right, root = [-1] * colours, [-1] * colours, list(range(colours))
-    orders, symmetries = [1] * colours, [1] * colours
-    copies = [0] * colours  # of the last child, at the root
-    starts = [0, 0, colours]  # starts[k]: index of the first tree with k vertices
+    single = np.full(colours, -1)
+    left, right, root = single, single, np.arange(colours)
+    full = np.isin(root, list(linear))  # no further child
+    starts = [0, 0, colours]
     for n in range(2, order + 1):
+        lefts, rights = [], []
         for u_order in range(1, n):
-            for u in range(starts[u_order], starts[u_order + 1]):
-                if root[u] in linear and left[u] >= 0:
-                    continue
-                for v in range(max(starts[n - u_order], right[u]), starts[n - u_order + 1]):
-                    left.append(u)
-                    right.append(v)
-                    root.append(root[u])
-                    orders.append(n)
-                    copies.append(copies[u] + 1 if right[u] == v else 1)
-                    symmetries.append(symmetries[u] * symmetries[v] * copies[-1])
+            u = np.arange(starts[u_order], starts[u_order + 1])
+            u = u[~full[u] | (left[u] < 0)]
+            first, last = np.maximum(right[u], starts[n - u_order]), starts[n - u_order + 1]
+            counts = np.maximum(last - first, 0)
+            before = np.repeat(np.cumsum(counts) - counts, counts)
+            lefts.append(np.repeat(u, counts))
+            rights.append(np.repeat(first, counts) + np.arange(len(before)) - before)
+        u = np.concatenate(lefts)
+        left, right = np.concatenate([left, u]), np.concatenate([right, *rights])
+        root, full = np.concatenate([root, root[u]]), np.concatenate([full, full[u]])
         starts.append(len(left))
-    return TreeTable(tuple(left), tuple(right), tuple(root), tuple(orders), tuple(symmetries))
+    for array in (left, right, root):
+        array.setflags(write=False)
+    return TreeTable(left, right, root, tuple(starts))
 
 
 def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> TreeTable:

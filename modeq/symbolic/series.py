@@ -1,7 +1,8 @@
 """The recursion: coefficients of the modified equation of any method, over all trees, exactly."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, reduce
 from math import comb, factorial, lcm
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
+from sympy.functions.combinatorial.numbers import stirling
 from sympy.polys.domains.domain import Domain
 
 from modeq.methods.base import GeneralLinearMethod
@@ -16,10 +18,12 @@ from modeq.methods.exact import tidy_element
 from modeq.methods.shift_operator import Element, ShiftOperator
 from modeq.symbolic.rooted_trees import TreeTable, tree_table
 
-Array = NDArray[np.object_]
+Array = NDArray[Any]  # of int64 while that is exact, of Python integers, or of polynomials over the integers
+
+Linear = Callable[[Array, int], Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coefficients:
     """One exact coefficient per tree of a table."""
 
@@ -40,7 +44,10 @@ class Coefficients:
     @cached_property
     def expressions(self) -> list[sp.Expr]:
         """The coefficients as sympy expressions, factored."""
-        return [tidy_element(value, self.field) for value in self.values]
+        # Many trees share one value, and the recursion hands out one object for all of them.
+        different = {id(value): value for value in self.values}
+        found = {key: tidy_element(value, self.field) for key, value in different.items()}
+        return [found[id(value)] for value in self.values]
 
 
 def _restored(table: TreeTable, values: tuple[sp.Expr, ...], extension: tuple[Any, ...]) -> Coefficients:
@@ -61,7 +68,12 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
     ['1', '-1/2', '1/3', '1/6']
     """
     manifold = SlowManifold(method, order)
-    return manifold.functional({derivative: 1})
+    # The derivative of C(n, k) at 0, with Stirling numbers of the first kind.
+    weights = [
+        Fraction(factorial(derivative) * int(stirling(k, derivative, kind=1, signed=True)), factorial(k))
+        for k in range(1, order + 1)
+    ]
+    return manifold.functional(weights)
 
 
 def map_coefficients(method: GeneralLinearMethod, order: int) -> Coefficients:
@@ -74,8 +86,7 @@ def map_coefficients(method: GeneralLinearMethod, order: int) -> Coefficients:
     ['1', '0', '0', '0']
     """
     manifold = SlowManifold(method, order)
-    K = manifold.field
-    return manifold.functional({k: K.one / K(factorial(k)) for k in range(1, order + 1)})
+    return manifold.functional([Fraction(k == 1) for k in range(1, order + 1)])
 
 
 class SlowManifold:
@@ -85,19 +96,20 @@ class SlowManifold:
     gradient's coefficient is R_τ = R_u Q_v, where Q are those of the queries; the method's operator maps R
     to Q and to the coefficient p of θ, less one constant so that p(0) = 0.
 
-    Polynomials are kept in divided powers n^k/k!, in which the operator is a shift, for all trees of one
-    order together: an array trees × queries × coefficients. The coefficients are integers, or polynomials
-    in the symbols, without denominators: g_{m−1} has the denominator s^{m+1} W at most, with
-    s = Π(1 − p_i) over the parasitic eigenvalues and one W for all, and each vertex applies the operator
-    once, so that the k-th coefficient of Q is scaled by W^{|τ|} s^{2|τ|−k}, and of R by W^{|τ|−1} s^{2(|τ|−1)−k}.
-    The highest order needs no Q.
+    Polynomials are kept as their values at n = 0, …, order − 1, for all trees of one order together: an
+    array trees × queries × nodes, so that products are entrywise. With z = 1 + Δ, Δ the forward
+    difference, the operator is G = γ₋₁/Δ + γ₀ + γ₁Δ + …, and 1/Δ is a running sum. All numbers are integers,
+    or polynomials in the symbols with integer coefficients: γ_j has the denominator W σ^{j+2} at most, with
+    σ/ρ = Π(1 − p_i) over the parasitic eigenvalues and one W for all. R is scaled by (Wσ²)^{|τ|−1} and Q by
+    (Wσ²)^{|τ|}; then ΔᵏR and ΔᵏQ can be divided by σᵏ, since each power of n takes one σ less. The highest
+    order needs no Q.
 
     Examples
     --------
     >>> import modeq as mq
     >>> manifold = SlowManifold(mq.GradientDescent(), 2)
-    >>> manifold.functional({1: 1}).expressions, manifold.functional({2: 1}).expressions  # n(n − 1)/2 for [•]
-    ([1, -1/2], [0, 1])
+    >>> manifold.functional([Fraction(0), Fraction(1)]).expressions  # p = n for •, C(n, 2) for [•]
+    [0, 1]
     """
 
     def __init__(self, method: GeneralLinearMethod, order: int) -> None:
@@ -105,95 +117,129 @@ class SlowManifold:
         self.method, self.order, self.field = method, order, operator.field
         self.table = tree_table(order, method.colour_count, method.decay.keys())
         K = self.field
-        self._s = K.from_sympy(method.parasitic_polynomial.eval(1) / method.parasitic_polynomial.LC())
-        laurent = operator.laurent(order + 1)
-        scaled = [[[g * self._s ** (m + 1) for g in row] for row in level] for m, level in enumerate(laurent)]
-        denominators = [g.denominator if K.is_QQ else g.denom for level in scaled for row in level for g in row]
-        self._W = _least_common_multiple(denominators, K)
-        self._laurent = [[[_whole(g * self._W, K) for g in row] for row in level] for level in scaled]
-        self._zero: Element = 0 if K.is_QQ else K.field.ring.zero
+        parasitic = [_fraction(K.from_sympy(c), K) for c in method.parasitic_polynomial.monic().all_coeffs()]
+        common = reduce(_lcm, (bottom for _, bottom in parasitic))
+        self._sigma = sum(top * _quotient(common, bottom) for top, bottom in parasitic)
+        expansion = [
+            [[_fraction(g * _element(self._sigma, K) ** (j + 1), K) for g in row] for row in level]
+            for j, level in enumerate(operator.difference_expansion(order + 1))
+        ]
+        self._W = reduce(_lcm, (bottom for level in expansion for row in level for _, bottom in row))
+        # W σ^{j+2} γ_j, counted from j = −1.
+        self._gammas = [
+            [[top * _quotient(self._W, bottom) for top, bottom in row] for row in level] for level in expansion
+        ]
         self._distinct = _distinct_queries(method)
-        self._gradients = self._recursion()
+        self._gradients: list[Array] = []
+        self._positions: list[Array] = []
+        operate = self._compiled(self._operated)
+        for size in range(1, order):
+            R = np.concatenate(list(self._products(size)))
+            self._gradients.append(R)
+            self._positions.append(operate(R, size))
 
-    def _recursion(self) -> list[Array]:
-        """R for the trees of each order 1, 2, …, `order`."""
-        left, right = np.array(self.table.left), np.array(self.table.right)
-        orders, roots = np.array(self.table.orders), np.array(self.table.root)
-        starts = np.searchsorted(orders, np.arange(self.order + 2))
-        sees = np.array(self.method.colours)
-        zero = self._zero
-        one = zero + 1
-        gradients: list[Array] = []
-        positions: list[Array] = []
-        for size in range(1, self.order + 1):
-            level = slice(starts[size], starts[size + 1])
-            R = np.full((starts[size + 1] - starts[size], len(sees), size), zero, dtype=object)
-            if size == 1:
-                R[roots[level][:, None] == sees[None, :], 0] = one
-            else:
-                for part in range(1, size):
-                    rows = np.nonzero(orders[left[level]] == part)[0]
-                    u = left[level][rows] - starts[part]
-                    v = right[level][rows] - starts[size - part]
-                    R[rows] = _times(gradients[part - 1][u], positions[size - part - 1][v], zero)
-            gradients.append(R)
-            if size < self.order:
-                positions.append(self._positions(R))
-        return gradients
+    def _products(self, size: int) -> Iterator[Array]:
+        """R for the trees with `size` vertices, in pieces: one for each order of the left factor."""
+        level = self.table.level(size)
+        if size == 1:
+            seen = self.table.root[level, None] == np.array(self.method.colours)
+            yield np.repeat(seen[:, :, None], self.order, axis=2).astype(np.int64)
+            return
+        left, right = self.table.left[level], self.table.right[level]
+        for part in range(1, size):
+            piece = slice(*np.searchsorted(left, self.table.starts[part : part + 2]))
+            u = self._gradients[part - 1][left[piece] - self.table.starts[part]]
+            v = self._positions[size - part - 1][right[piece] - self.table.starts[size - part]]
+            yield _exact(u, v, 1) * v
 
-    def _positions(self, R: Array) -> Array:
-        """Q of every query, from R."""
-        count, queries, size = R.shape
-        constant = self._image(R, queries, 0)
-        Q = np.full((count, queries, size + 1), self._zero, dtype=object)
+    def _compiled(self, function: Linear) -> Linear:
+        """The same linear function of R as one matrix, where that has whole entries: for σ = 1."""
+        if self._sigma != 1:
+            return function
+        entries = self.method.query_count * self.order
+        images = function(np.eye(entries, dtype=object).reshape(entries, -1, self.order), self.order)
+        matrix = _narrow(images.reshape(entries, -1))
+
+        def compiled(R: Array, size: int) -> Array:
+            image = _exact(R.reshape(len(R), -1), matrix, entries) @ matrix
+            return image.reshape(len(R), *images.shape[1:])
+
+        return compiled
+
+    def _differences(self, R: Array, size: int) -> list[Array]:
+        """ΔᵏR(0)/σᵏ for k < size, which is the degree and one."""
+        R = R.astype(object)
+        result = []
+        for k in range(size):
+            result.append(_divided(R[..., 0], self._sigma**k))
+            R = R[..., 1:] - R[..., :-1]
+        return result
+
+    def _shifted(self, D: list[Array], row: int, power: int) -> Array:
+        """The `power`-th difference at 0, over σ^power, of one row of the operator applied to R."""
+        total = np.zeros(len(D[0]), dtype=object)
+        for k in range(max(power - 1, 0), len(D)):
+            for j, g in enumerate(self._gammas[k + 1 - power][row]):
+                if g:
+                    total = total + D[k][:, j] * g
+        return total
+
+    def _operated(self, R: Array, size: int) -> Array:
+        """Q of every query, at the nodes."""
+        D = self._differences(R, size)
+        constant = self._shifted(D, self.method.query_count, 0)
+        Q = np.zeros(R.shape, dtype=object)
         for i, first in enumerate(self._distinct):
             if first < i:
                 Q[:, i] = Q[:, first]
-            else:
-                for power in range(size + 1):
-                    Q[:, i, power] = self._image(R, i, power)
-                Q[:, i, 0] -= constant
+                continue
+            for power in range(min(size + 1, self.order)):
+                difference = self._shifted(D, i, power) * self._sigma**power
+                for n in range(power, self.order):
+                    Q[:, i, n] += difference * comb(n, power)
+            Q[:, i] -= constant[:, None]
         return Q
 
-    def _image(self, R: Array, row: int, power: int) -> Array:
-        """The coefficient of n^power/power! in one row of the operator applied to R.
-
-        n^k/k! goes to Σ_m g_{m−1} n^{k+1−m}/(k + 1 − m)!.
-        """
-        total = np.full(len(R), self._zero, dtype=object)
-        for k in range(max(power - 1, 0), R.shape[2]):
-            for j in range(R.shape[1]):
-                g = self._laurent[k + 1 - power][row][j]
-                if g:
-                    total = total + R[:, j, k] * g
-        return total
-
-    def functional(self, weights: Mapping[int, Any]) -> Coefficients:
-        """Return Σ_k weight_k·(the k-th derivative of p_τ at 0) for every tree, k ≥ 1."""
+    def functional(self, weights: Sequence[Fraction]) -> Coefficients:
+        """Return Σ_k weight_k·(the k-th forward difference of p_τ at 0) for every tree, k = 1, …, order."""
         K, row = self.field, self.method.query_count
+        common = lcm(*(weight.denominator for weight in weights))
+        whole = [int(weight * common) for weight in weights]
+
+        def numerators(R: Array, size: int) -> Array:
+            D = self._differences(R, size)
+            total = np.zeros(len(R), dtype=object)
+            for power, weight in enumerate(whole[:size], start=1):
+                if weight:
+                    total = total + self._shifted(D, row, power) * (weight * self._sigma**power)
+            return total
+
+        function = self._compiled(numerators)
         values: list[Element] = []
-        for size, R in enumerate(self._gradients, start=1):
-            totals: list[Element] = [K.zero] * len(R)
-            for power, weight in weights.items():
-                if power <= size:
-                    factor = K.convert(weight) / (self._W**size * self._s ** (2 * size - power))
-                    image = self._image(R, row, power)
-                    totals = [total + factor * x if x else total for total, x in zip(totals, image, strict=True)]
-            values += totals
+        scale = common
+        for size in range(1, self.order + 1):
+            scale = scale * self._W * self._sigma**2
+            found: dict[Element, Element] = {}  # many trees share one value
+            for R in [self._gradients[size - 1]] if size < self.order else self._products(size):
+                for numerator in function(R, size).tolist():
+                    if numerator not in found:
+                        found[numerator] = _element(numerator, K) / _element(scale, K)
+                    values.append(found[numerator])
         return Coefficients(self.table, tuple(values), K)
 
 
-def _least_common_multiple(denominators: list[Element], K: Domain) -> Element:
-    if K.is_QQ:
-        return K(lcm(*(int(d) for d in denominators)))
-    return K.field.new(reduce(lambda a, b: a.lcm(b), denominators))
+def _narrow(array: Array) -> Array:
+    """The array in 64-bit integers, if its entries are integers and fit."""
+    fits = all(isinstance(x, int) and -(2**63) < x < 2**63 for x in array.flat)
+    return array.astype(np.int64) if fits else array
 
 
-def _whole(value: Element, K: Domain) -> Element:
-    """An element of the field without denominator, as an integer or a polynomial."""
-    if K.is_QQ:
-        return int(value)
-    return value.numer.mul_ground(1 / value.denom.LC)
+def _exact(a: Array, b: Array, terms: int) -> Array:
+    """The array a, wide enough for sums of so many products of its entries and those of b."""
+    if a.dtype == object or b.dtype == object:
+        return a.astype(object)
+    bound = int(np.abs(a).max(initial=0)) * int(np.abs(b).max(initial=0)) * terms
+    return a if bound < 2**63 else a.astype(object)
 
 
 def _distinct_queries(method: GeneralLinearMethod) -> list[int]:
@@ -202,11 +248,33 @@ def _distinct_queries(method: GeneralLinearMethod) -> list[int]:
     return [points.index(point) for point in points]
 
 
-def _times(a: Array, b: Array, zero: Element) -> Array:
-    """The products of polynomials in divided powers, along the last axis."""
-    result = np.full((*a.shape[:-1], a.shape[-1] + b.shape[-1] - 1), zero, dtype=object)
-    for i in range(a.shape[-1]):
-        for j in range(b.shape[-1]):
-            factor = comb(i + j, i)
-            result[..., i + j] += a[..., i] * b[..., j] if factor == 1 else a[..., i] * b[..., j] * factor
-    return result
+def _fraction(value: Element, K: Domain) -> tuple[Element, Element]:
+    """Numerator and denominator of an element of the field, as integers or polynomials over the integers."""
+    if K.is_QQ:
+        return int(value.numerator), int(value.denominator)
+    (below, top), (above, bottom) = value.numer.clear_denoms(), value.denom.clear_denoms()
+    ring = K.field.ring.clone(domain=sp.ZZ)
+    top, bottom = top.set_ring(ring) * above, bottom.set_ring(ring) * below
+    common = top.gcd(bottom)
+    return top.exquo(common), bottom.exquo(common)
+
+
+def _element(value: Element, K: Domain) -> Element:
+    """An integer, or a polynomial over the integers, as an element of the field."""
+    return K(value) if isinstance(value, int) else K.field(value.set_ring(K.field.ring))
+
+
+def _lcm(a: Element, b: Element) -> Element:
+    return lcm(a, b) if isinstance(a, int) else a.lcm(b)
+
+
+def _quotient(a: Element, b: Element) -> Element:
+    return a // b if isinstance(a, int) else a.exquo(b)
+
+
+def _divided(array: Array, divisor: Element) -> Array:
+    """Every entry over a common factor."""
+    if divisor == 1:
+        return array
+    result = [x and _quotient(x, divisor) for x in array.flat]
+    return np.array([*result, None], dtype=object)[:-1].reshape(array.shape)
