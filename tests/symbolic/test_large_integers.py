@@ -102,7 +102,6 @@ def test_where_sixty_four_bits_end():
     assert passed == [14, 15, 16]
 
 
-@pytest.mark.slow
 def test_order_polynomials_at_sixteen_vertices():
     equation = mq.modified_equation(mq.GradientDescent(), order=16)
     generator = random.Random(16)
