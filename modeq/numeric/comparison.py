@@ -32,20 +32,23 @@ from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.temporal import time_derivative_form
 
-FormName = Literal["field", "time", "rest", "phase", "hermite", "exact"]
+FormName = Literal["field", "time", "rest", "phase", "hermite", "powers", "exact"]
 _DERIVE: dict[str, Any] = {
     "field": modified_equation,
     "time": time_derivative_form,
     "rest": time_derivative_form,
     "phase": phase_space_form,
-    "hermite": partial(phase_space_form, hermite=True),
+    "hermite": partial(phase_space_form, expansion="hermite"),
+    "powers": partial(phase_space_form, expansion="powers"),
 }
+PHASE_SPACE = ("phase", "hermite", "powers")
 TITLES = {
     "field": "vector field, order {}",
     "time": "time derivatives, order {}",
     "rest": "time derivatives, order {}, from rest",
     "phase": "phase space, order {}",
     "hermite": "phase space, order {}, Hermite",
+    "powers": "phase space, order {}, powers",
     "exact": "exact on quadratics",
 }
 
@@ -180,9 +183,9 @@ def compare(
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
     forms : which forms; "rest" is the time-derivative form started at rest, "hermite" the phase-space form
-        interpolated at the parasitic poles. A vector field of order ≥ 2 beyond the method's series limit is
-        not integrated: its entry says so. "time" and "phase" of a method that has no such form are noted
-        likewise, and "exact" is left out for losses that are not quadratic.
+        interpolated at the parasitic poles, "powers" the one in powers of q. A vector field of order ≥ 2
+        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a method
+        that has no such form are noted likewise, and "exact" is left out for losses that are not quadratic.
     rtol, atol, max_evaluations : tolerances and budget of the integrator, as in `modeq.flow`
     progress : bool
         Whether to show progress on stderr, if that is a terminal.
@@ -381,8 +384,7 @@ def observed_order(
         )
     limit = float(method.series_limit())
     curvature = largest_curvature(problem, theta) + decay_rate(method)
-    keeps_transients = form in ("phase", "hermite") and phase_space_form(method, 1).poles
-    layer_steps = 0 if keeps_transients else _layer_steps(method)
+    layer_steps = _layer_steps(method, form)
     chosen_here = step_sizes is None
     if chosen_here:
         if not curvature > 0:
@@ -433,11 +435,16 @@ def observed_order(
     return ObservedOrder(sizes, tuple(errors), slopes, expected, window, floor)
 
 
-def _layer_steps(method: GeneralLinearMethod) -> int:
-    """The number of steps in which the parasitic parts fall below rounding, with some room."""
-    roots = [abs(complex(root)) for root in method.parasitic_polynomial.nroots(n=30)] if method.state_count > 1 else []
-    radius = max(roots, default=0.0)
-    return int(np.ceil(1.1 * np.log(1e-17) / np.log(radius))) if radius > 0 else method.state_count - 1
+def _layer_steps(method: GeneralLinearMethod, form: FormName) -> int:
+    """The number of steps in which the transients that the form lacks fall below rounding, with some room."""
+    if form in PHASE_SPACE:
+        lost = list(phase_space_form(method, 1).left_out)
+    else:
+        lost = method.parasitic_polynomial.nroots(n=30) if method.state_count > 1 else []
+    radius = max((abs(complex(root)) for root in lost), default=0.0)
+    if radius > 0:
+        return int(np.ceil(1.1 * np.log(1e-17) / np.log(radius)))
+    return method.state_count - 1 if lost else 0
 
 
 def expected_order(
@@ -447,9 +454,9 @@ def expected_order(
 
     It is the order of the first neglected term. Of a vector field these are the terms with k + 1 vertices,
     and those of the initial layer (through h^{p−1}, or as given) with k vertices; of the forms in time
-    derivatives and in phase space the next coefficient that is not zero. Whatever the truncation is, there
-    stay an error O(h) from rest, and in phase space from buffers off the slow manifold one O(h²), or O(h³)
-    with Hermite interpolation.
+    derivatives and in phase space the first coefficient that is not the exact one. Whatever the truncation is,
+    there stay an error O(h) from rest, and in phase space from buffers off the slow manifold one O(h²), or
+    O(h³) where r is interpolated at the poles.
 
     Examples
     --------
@@ -461,13 +468,16 @@ def expected_order(
     """
     search = order + 4
     off_manifold = any(value != 0 for value in initial_layer_of(method, 1).values())
-    if form in ("phase", "hermite"):
-        phase = phase_space_form(method, search)
-        found = [k for row in phase.r.values() for k in range(order, search) if sp.N(row[k], 30) != 0]
-        if not phase.poles:  # the flow starts on the slow manifold, by the initial layer
-            layer = initial_layer_of(method, search)
-            found += [tree.order for tree, value in layer.items() if tree.order >= order and value != 0]
-        elif off_manifold:
+    if form in PHASE_SPACE:
+        used, exact = _DERIVE[form](method, order), phase_space_form(method, search)
+        found = []
+        for colour, row in exact.r.items():
+            given = (*used.r[colour], *[sp.Integer(0)] * search)
+            found += [k for k in range(search) if abs(sp.N(row[k] - given[k], 30, maxn=1000)) > 1e-25]
+        if used.left_out:  # the flow starts by a series, of as many terms
+            layer = initial_layer_of(method, order + 2)
+            found += [tree.order for tree, value in layer.items() if tree.order > order and value != 0]
+        if used.poles and off_manifold:
             # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
             found.append(2 if form == "phase" else 3)
     elif form in ("time", "rest"):

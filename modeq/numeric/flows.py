@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from modeq.errors import Diverged, InvalidProblem, NoTimeDerivativeForm, OutsideSeriesLimit
+from modeq.errors import Diverged, InvalidProblem, OutsideSeriesLimit
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.fields import FieldName, modified_field, series_value
 from modeq.numeric.iteration import iterate
@@ -15,7 +15,6 @@ from modeq.numeric.jets import PathDerivatives, path_derivatives
 from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
 from modeq.numeric.trajectory import TOO_STIFF, Trajectory
 from modeq.symbolic.equation import ModifiedEquation
-from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import PhaseSpaceForm
 from modeq.symbolic.temporal import TimeDerivativeForm
 
@@ -46,6 +45,7 @@ def flow(
     max_evaluations: int = 200_000,
     series_limit: bool = True,
     check: bool = True,
+    through: Any = None,
 ) -> Trajectory:
     """Integrate a modified equation on a problem.
 
@@ -64,9 +64,9 @@ def flow(
     initial_layer : bool or int
         Where to start. True: where the optimizer's own first step puts the flow, to the order of the
         equation (for the time-derivative form the right first derivative, for the phase-space form so
-        that it passes through the first iterates, or, if all parasitic poles are left out, on the slow
-        manifold). False: at θ₀, at rest. An integer, for a
-        `ModifiedEquation`: the initial layer through that power of h.
+        that it passes through the first iterates, or, if poles are left out, by `PhaseSpaceForm.start`,
+        without their transients). False: at θ₀, at rest. An integer, for a `ModifiedEquation`: the
+        initial layer through that power of h.
     rtol, atol : tolerances of the integrator
         Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int
@@ -76,6 +76,9 @@ def flow(
         starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit.
     check : bool
         Whether to raise `Diverged` if the integration fails, or to return what there is.
+    through : array (m − 1) × d, optional
+        For a `PhaseSpaceForm` with m modes: the iterates θ₁, …, θ_{m−1} after `start`, if they are not the
+        method's own first ones, as in the middle of a training, with the buffers it has there.
 
     Returns
     -------
@@ -105,6 +108,7 @@ def flow(
     if not isinstance(initial_layer, bool | int) or initial_layer < 0:
         raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
     theta = problem.start(start)
+    points = _given_points(form, theta, through)
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
@@ -118,10 +122,22 @@ def flow(
     elif isinstance(form, TimeDerivativeForm):
         system = _time_derivative_system(form, problem, theta, h, initial_layer)
     else:
-        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol)
+        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol, points)
     times = time_grid(h, time)
     trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
     return trajectory.checked() if check else trajectory
+
+
+def _given_points(form: Form, theta: Vector, through: Any) -> Vector | None:
+    """θ₀ and the iterates that the flow of a phase-space form shall pass through, after a check."""
+    if through is None:
+        return None
+    modes = len(form.q) if isinstance(form, PhaseSpaceForm) else 1
+    points = np.array(through, dtype=np.float64)
+    if modes == 1 or points.shape != (modes - 1, theta.size) or not np.all(np.isfinite(points)):
+        wanted = f"{modes - 1} x {theta.size} finite numbers" if modes > 1 else "nothing, it starts at θ₀ alone"
+        raise InvalidProblem(f"through has shape {points.shape}: give {form!r} {wanted}")
+    return np.vstack([theta, points])
 
 
 def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float) -> None:
@@ -240,6 +256,7 @@ def _phase_space_system(
     field: FieldName,
     initial_layer: Layer,
     rtol: float,
+    points: Vector | None,
 ) -> _System:
     """The state is θ, Dθ, …, D^{m−1}θ with D the derivative per step."""
     q, r = form.numbers()
@@ -254,17 +271,14 @@ def _phase_space_system(
     start = np.zeros((m, size))
     start[0] = theta
     system = _System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
-    if initial_layer and form.left_out and m > 1:
-        raise NoTimeDerivativeForm(
-            f"{form.method} has poles that the phase-space form keeps, {list(form.poles)}, and poles that it leaves "
-            f"out, {list(form.left_out)}: where it starts is not known; use modified_equation, or initial_layer=False"
-        )
-    if initial_layer and m == 1:
-        layer = initial_layer_of(form.method, form.order - 1)
-        system = _System(right_hand_side, theta + series_value(layer, problem, theta, h), system.name)
-    elif initial_layer:
-        points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
-        system = _System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
+    if points is None and initial_layer and form.left_out:
+        for k, series in enumerate(form.start()):
+            start[k] += h**k * series_value(series, problem, theta, h)
+        return _System(right_hand_side, start.ravel(), system.name)
+    if m > 1 and (initial_layer or points is not None):
+        if points is None:
+            points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
+        return _System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
     return system
 
 

@@ -5,28 +5,32 @@ It is the form for momentum near 1, where the vector field on the parameters alo
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, NoTimeDerivativeForm
-from modeq.methods.base import GeneralLinearMethod, z
+from modeq.errors import InvalidMethod
+from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import tidy
-from modeq.methods.shift_operator import ShiftOperator
+from modeq.symbolic.b_series import BSeries, h
 from modeq.symbolic.differentials import latex_sum
-from modeq.symbolic.temporal import checked_time_order, readout_series
-
-SMALLEST_POLE = sp.exp(-2 * sp.pi)
+from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.explicit_fields import ExplicitField
+from modeq.symbolic.phase_space_elimination import eliminated_latex, eliminated_text, highest_derivative, shown
+from modeq.symbolic.phase_space_exact import Expansion, checked_expansion, phase_space_coefficients
+from modeq.symbolic.phase_space_start import phase_space_start
+from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.temporal import checked_time_order, field_of_form, require_time_form
 
 
 @dataclass(frozen=True, repr=False)
 class PhaseSpaceForm:
-    """q(D) θ = h Σ_c Σ_{k<p} r_k^c D^k f_c(θ(t)), with D the derivative per step, h·d/dt.
+    """q(D) θ = h Σ_c r_c(D) f_c(θ(t)), with D the derivative per step, h·d/dt.
 
     Attributes
     ----------
     q : coefficients (q₁, …, q_m) of ζ, …, ζᵐ
-    r : mapping from colour to (r₀, …, r_{p−1}), r₀ = 1 for the gradient; with one more for each kept pole if
-        they were interpolated
+    r : mapping from colour to the coefficients (r₀, r₁, …) of 1, ζ, …; r₀ = 1 for the gradient
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
     left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost
 
@@ -40,6 +44,7 @@ class PhaseSpaceForm:
 
     method: GeneralLinearMethod
     order: int
+    expansion: Expansion
     poles: tuple[sp.Expr, ...]
     left_out: tuple[sp.Expr, ...]
     q: tuple[sp.Expr, ...]
@@ -56,6 +61,26 @@ class PhaseSpaceForm:
     def _symbols(self) -> frozenset[sp.Symbol]:
         return frozenset().union(*(pole.free_symbols for pole in self.poles))
 
+    @property
+    def powers(self) -> dict[int, tuple[tuple[sp.Expr, ...], ...]]:
+        """For each colour the polynomials R₀, R₁, … of degree below m with r = Σ_j R_j Q^j, Q = q/q_m.
+
+        Each as its coefficients, from the constant on: for the heavy ball (S_j, T_j) with T_j = 0 in the
+        expansion in powers.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> form = mq.phase_space_form(mq.HeavyBall(momentum=0.99), order=3, expansion="powers")
+        >>> [[round(float(c), 5) for c in digit] for digit in form.powers[0]]
+        [[1.0, 0.0], [-0.08333, 0.0], [0.00417, 0.0]]
+        """
+        found = phase_space_coefficients(self.method, self.order, self.expansion)
+        return {
+            colour: tuple(tuple(found.exact.expression(c) for c in digit) for digit in found.digits(colour))
+            for colour in found.r
+        }
+
     def numbers(self) -> tuple[list[float], dict[int, list[float]]]:
         """Return q and r as floats, evaluated with guard digits (r cancels heavily as a pole nears 1).
 
@@ -70,35 +95,126 @@ class PhaseSpaceForm:
             raise InvalidMethod(f"the coefficients depend on {sorted(map(str, symbols))}: substitute with method.subs")
 
         def number(expression: sp.Expr) -> float:
-            return float(sp.re(sp.N(expression, 60)))
+            return float(sp.re(sp.N(expression, 60, maxn=1000)))
 
         return [number(c) for c in self.q], {colour: [number(c) for c in row] for colour, row in self.r.items()}
 
-    def latex(self) -> str:
-        r"""Return the equation as LaTeX, with a = −ln(pole) left in it as logarithms.
+    def start(self, order: int | None = None, buffers: Any = None) -> tuple[BSeries, ...]:
+        """Return θ(0) − θ₀, θ'(0), …, θ⁽ᵐ⁻¹⁾(0) in time = h·n, as B-series at θ₀.
+
+        They are the start of the part of the iterates that the form describes: without the transients of the
+        poles that are left out.
+
+        Parameters
+        ----------
+        order : int from 0, optional
+            Trees with at most this many vertices; by default as many as the form has terms.
+        buffers : None, 0, matrix states × colours, or "given"
+            None: the method's own start. 0: all buffers zero. A matrix S: X₀ = u θ₀ + h Σ_c S_c f_c(θ₀).
+            "given": X₀ = u θ₀ + h w with any vectors w_i that are small like f; they become fields of
+            their own, with the colours ``method.colour_count + i``.
+
+        Raises
+        ------
+        InvalidOrder, InvalidMethod
+
+        Examples
+        --------
+        For the heavy ball from zero buffers θ'(0) = (s − aβ)/s²·f + …, s = 1 − β and a = −ln β; a momentum
+        buffer v₀, with w₁ = −v₀, adds −aβ/s·v₀:
+
+        >>> import modeq as mq, sympy as sp
+        >>> form = mq.phase_space_form(mq.HeavyBall(momentum=sp.Symbol("beta", positive=True)), order=2)
+        >>> velocity = form.start(1, buffers="given")[1]
+        >>> velocity[mq.Tree([])], velocity[mq.Tree(2, [])]
+        ((beta*log(beta) - beta + 1)/(1 - beta)**2, -beta*log(beta)/(1 - beta))
+        """
+        return phase_space_start(self.method, self.poles, len(self.q), self.order if order is None else order, buffers)
+
+    def vector_field(self, order: int) -> ModifiedEquation:
+        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that order.
+
+        Found from q and r alone, tree by tree, by putting the flow of f̃ into the form; it is
+        `modified_equation` up to the order of the form, and differs beyond.
 
         Examples
         --------
         >>> import modeq as mq
-        >>> print(mq.phase_space_form(mq.GradientDescent(), order=3).latex())
-        D \theta = -h\left(g - \frac{1}{2}\,D g + \frac{1}{12}\,D^{2} g\right),\quad D = h\,\tfrac{d}{dt}
+        >>> form = mq.phase_space_form(mq.HeavyBall(momentum=0.5), order=3, expansion="powers")
+        >>> form.vector_field(3).coefficients == mq.modified_equation(mq.HeavyBall(momentum=0.5), 3).coefficients
+        True
         """
+        found, order = phase_space_coefficients(self.method, self.order, self.expansion), checked_order(order)
+        table, values = field_of_form(self.method, found.q, found.r, order, found.exact.field)
+        return ModifiedEquation.of(self.method, found.exact.series(table, values))
+
+    def on(self, loss_or_field: Any, variables: Any, h: Any = h) -> ExplicitField:
+        """Return the form written out on a concrete loss or field, solved for the highest derivative.
+
+        With K the degree of r, the form and its derivatives are cut where D^{K+1} f would be needed; for K < 2m
+        they are linear in the unknown θ⁽ᵐ⁾, …, θ⁽ᴷ⁾.
+
+        Returns
+        -------
+        ExplicitField
+            In the variables θ, θ', …, θ⁽ᵐ⁻¹⁾ (named with primes), derivatives in time = h·n.
+
+        Raises
+        ------
+        InvalidOrder
+            If K ≥ 2m: the highest derivatives enter in products, and there is no closed form.
+        InvalidProblem
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x, h = sp.symbols("x h")
+        >>> field = mq.phase_space_form(mq.GradientDescent(), order=2).on(x**2 / 2, [x], h=h)
+        >>> sp.factor(field.components[0])
+        2*x/(h - 2)
+        """
+        return highest_derivative(self, loss_or_field, variables, h)
+
+    def latex(self, eliminated: bool = False) -> str:
+        r"""Return the equation as LaTeX, with logarithms of the poles left in it.
+
+        Parameters
+        ----------
+        eliminated : bool
+            Whether to write the derivatives of f out in those of θ, dots for D: Df = f'(\dot\theta), ….
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> form = mq.phase_space_form(mq.GradientDescent(), order=3)
+        >>> print(form.latex())
+        D \theta = -h\left(g - \frac{1}{2}\,D g + \frac{1}{12}\,D^{2} g\right),\quad D = h\,\tfrac{d}{dt}
+        >>> print(form.latex(eliminated=True))
+        \dot\theta = h\left[f - \frac{1}{2}\,f'(\dot\theta)
+            + \frac{1}{12}\,\left(f''(\dot\theta,\dot\theta) + f'(\ddot\theta)\right)\right],\quad ...
+        """
+        if eliminated:
+            return eliminated_latex(self)
 
         def power(k: int, symbol: str) -> str:
             return symbol if k == 0 else f"D {symbol}" if k == 1 else f"D^{{{k}}} {symbol}"
 
-        left = latex_sum([(c, power(k + 1, r"\theta")) for k, c in enumerate(self.q)])
+        left = latex_sum([(shown(c), power(k + 1, r"\theta")) for k, c in enumerate(self.q)])
         right = []
         for colour, row in self.r.items():
             if colour in self.method.decay:
                 rate = self.method.decay[colour]
-                right += [(_tidy_product(rate, c), power(k, r"\theta")) for k, c in enumerate(row)]
+                right += [(_tidy_product(rate, shown(c)), power(k, r"\theta")) for k, c in enumerate(row)]
             else:
-                right += [(c, power(k, "g")) for k, c in enumerate(row)]
+                right += [(shown(c), power(k, "g")) for k, c in enumerate(row)]
         return rf"{left} = -h\left({latex_sum(right)}\right),\quad D = h\,\tfrac{{d}}{{dt}}"
 
+    def __str__(self) -> str:
+        return eliminated_text(self)
+
     def __repr__(self) -> str:
-        return f"PhaseSpaceForm({self.method}, order={self.order}, poles={self.poles})"
+        name = "" if self.expansion == "derivatives" else f", expansion={self.expansion!r}"
+        return f"PhaseSpaceForm({self.method}, order={self.order}{name}, poles={self.poles})"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -110,108 +226,50 @@ def _tidy_product(rate: sp.Expr, coefficient: sp.Expr) -> sp.Expr:
     return tidy(product) if product.is_rational_function() else product
 
 
-def phase_space_form(method: GeneralLinearMethod, order: int, hermite: bool = False) -> PhaseSpaceForm:
-    """Derive the equation that keeps every pole of the method: q(D) θ = h Σ r_k D^k f.
+def phase_space_form(method: GeneralLinearMethod, order: int, expansion: Expansion = "derivatives") -> PhaseSpaceForm:
+    """Derive the equation that keeps every pole of the method: q(D) θ = h r(D) f.
 
     With poles 1, p₁, … of the transfer function G: q(ζ) = c ζ Π(ζ − ln p_i), scaled so that
-    q'(0) = 1/g₋₁, and r(ζ) = q(ζ) G(e^ζ) = 1 + r₁ζ + …, of which `order` terms are kept. The derivatives
-    of f are taken along the flow itself. From a slow start the error is O(h^order); from buffers off the
-    slow manifold a shift O(h²) stays, unless r is interpolated at the parasitic ln p_i too.
+    q'(0) = 1/g₋₁, and r(ζ) = q(ζ) G(e^ζ) = 1 + r₁ζ + …, cut to a polynomial. The derivatives of f are taken
+    along the flow itself.
 
     Parameters
     ----------
     method : GeneralLinearMethod
         All its gradients are taken at θ.
     order : positive int
-        The number of terms of r: the highest is D^{order − 1} f.
-    hermite : bool
-        Whether to add one term for each kept pole, chosen so that the truncated r is exact at every
-        ζ = ln p_i, where the transients live. Then the shift from any buffers is O(h³) only, with a small
-        constant: it comes from products of transients, at other ζ.
+        The number of terms. From a slow start the error is O(h^order).
+    expansion : "derivatives", "hermite" or "powers"
+        Which polynomial interpolates r. "derivatives": Taylor's, at 0; the highest term is D^{order − 1} f.
+        From buffers off the slow manifold a shift O(h²) stays. "hermite": also at every ln p_i, where the
+        transients live (with derivatives if p_i is a multiple pole); one more term for each pole. Then the
+        shift from any buffers is O(h³) only, with a small constant: it comes from products of transients, at
+        other ζ. "powers": at 0 and every ln p_i alike, `order` times; this is r = Σ_j R_j(ζ) q(ζ)^j with
+        `order` powers of q, deg R_j < deg q.
 
     Raises
     ------
-    NoTimeDerivativeForm, NotZeroStable, InvalidOrder
+    NoTimeDerivativeForm, NotZeroStable, InvalidOrder, InvalidMethod
 
     Notes
     -----
     For gradient descent θ' = Σ B_k/k! h^k (d/dt)^k f with Bernoulli numbers; for the heavy ball with
     a = −ln β, q = c ζ(ζ + a), c = (1 − β)/a. Neighbours: the high-resolution equations of Shi, Du,
-    Jordan, Su 2018 (arXiv 1810.08907).
+    Jordan, Su 2018 (arXiv 1810.08907), the limit 1 − β ~ √h of the heavy ball and of Nesterov.
 
     Examples
     --------
     >>> import modeq as mq, sympy as sp
     >>> form = mq.phase_space_form(mq.HeavyBall(momentum=sp.Symbol("beta", positive=True)), order=2)
     >>> form.q
-    (1 - beta, (beta - 1)/log(beta))
-    >>> [round(value, 4) for value in phase_space_form(mq.HeavyBall(momentum=0.9), 2, hermite=True).numbers()[1][0]]
+    (1 - beta, -(1 - beta)/log(beta))
+    >>> [round(value, 4) for value in phase_space_form(mq.HeavyBall(momentum=0.9), 2, "hermite").numbers()[1][0]]
     [1.0, -0.0088, -0.0833]
     """
-    order = checked_time_order(order)
-    series = readout_series(method, order + 1)
-    K = ShiftOperator(method).field
-    kept, left_out = _poles(method)
-    zeta = sp.Symbol("zeta")
-    logs = [sp.log(pole) for pole in kept]
-    scale = 1 / K.to_sympy(series[0][0])
-    shape = sp.Poly(zeta * sp.Mul(*(zeta - log for log in logs)), zeta)
-    # q'(0) = 1/g₋₁; the linear coefficient of the shape is Π(−ln p_i).
-    q = [_clean(scale * c / sp.Mul(*(-log for log in logs))) for c in shape.all_coeffs()[::-1][1:]]
-    r: dict[int, tuple[sp.Expr, ...]] = {}
-    for colour, laurent in series.items():
-        g = [K.to_sympy(c) for c in laurent]
-        r[colour] = tuple(_clean(sp.Add(*(q[j] * g[k - j] for j in range(min(k + 1, len(q)))))) for k in range(order))
-        if hermite and kept:
-            r[colour] += _interpolated(
-                method, colour, kept, sp.Add(*(c * zeta ** (k + 1) for k, c in enumerate(q))), r[colour]
-            )
-    return PhaseSpaceForm(method, order, kept, left_out, tuple(q), r)
-
-
-def _interpolated(
-    method: GeneralLinearMethod,
-    colour: int,
-    poles: tuple[sp.Expr, ...],
-    q: sp.Expr,
-    taylor: tuple[sp.Expr, ...],
-) -> tuple[sp.Expr, ...]:
-    """The further coefficients that make r exact at ζ_i = ln p_i: r(ζ_i) = q'(ζ_i)·Res_{z = p_i} G/p_i."""
-    if len(set(poles)) < len(poles):
-        raise NoTimeDerivativeForm(f"{method} has a multiple pole among {list(poles)}: use hermite=False")
-    zeta = sp.Symbol("zeta")
-    row = method.readout_transfer_function(z)
-    transfer = sp.together(sp.Add(*(row[j] for j, c in enumerate(method.colours) if c == colour)))
-    numerator, denominator = (sp.Poly(part, z) for part in sp.fraction(sp.cancel(transfer)))
-    count, order = len(poles), len(taylor)
-    system, right = sp.zeros(count, count), sp.zeros(count, 1)
-    for i, pole in enumerate(poles):
-        at = sp.log(pole)
-        slope = denominator.diff(z).eval(pole)
-        is_pole = sp.simplify(denominator.eval(pole)) == 0 or abs(sp.N(denominator.eval(pole), 30)) < 1e-20
-        exact = sp.diff(q, zeta).subs(zeta, at) * numerator.eval(pole) / slope / pole if is_pole else sp.Integer(0)
-        right[i] = exact - sp.Add(*(c * at**k for k, c in enumerate(taylor)))
-        for k in range(count):
-            system[i, k] = at ** (order + k)
-    return tuple(_clean(value) for value in system.LUsolve(right))
-
-
-def _clean(expression: sp.Expr) -> sp.Expr:
-    return sp.factor(expression) if expression.free_symbols else sp.together(expression)
-
-
-def _poles(method: GeneralLinearMethod) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
-    """The poles of the transfer functions to θ besides 1: those kept and those left out."""
-    kept: list[sp.Expr] = []
-    left_out: list[sp.Expr] = []
-    denominators = [sp.fraction(sp.cancel(entry))[1] for entry in method.readout_transfer_function(z)]
-    common = sp.cancel(sp.lcm_list(denominators) / (z - 1))
-    for factor, multiplicity in sp.factor_list(common, z)[1]:
-        polynomial = sp.Poly(factor, z)
-        roots = sp.roots(polynomial) or dict.fromkeys(polynomial.nroots(n=60), 1)
-        for root, count in roots.items():
-            negligible = root.is_number and (
-                (abs(sp.im(root)) < 1e-40 and sp.re(root) <= 0) or sp.N(abs(root) - SMALLEST_POLE, 30) < 0
-            )
-            (left_out if negligible else kept).extend([root] * (count * multiplicity))
-    return tuple(kept), tuple(left_out)
+    order, expansion = checked_time_order(order), checked_expansion(expansion)
+    require_time_form(method)
+    found = phase_space_coefficients(method, order, expansion)
+    exact = found.exact
+    q = tuple(exact.expression(c) for c in found.q[1:])
+    r = {colour: tuple(exact.expression(c) for c in row) for colour, row in found.r.items()}
+    return PhaseSpaceForm(method, order, expansion, exact.kept, exact.left_out, q, r)

@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import factorial
 from typing import Any
 
 import sympy as sp
+from sympy.polys.domains.domain import Domain
 
 from modeq.errors import IllPosed, InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod, require_method
-from modeq.methods.exact import tidy
+from modeq.methods.exact import coefficient_field, tidy
 from modeq.methods.shift_operator import Element, ShiftOperator
+from modeq.symbolic.algebra import root_subtrees
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer
-from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.rooted_trees import Tree, TreeTable, checked_order, tree_table
 from modeq.symbolic.series import Coefficients, modified_coefficients
 
 
@@ -77,7 +81,7 @@ class TimeDerivativeForm:
         method, p = self.method, self.order
         if p > 2:
             layer = initial_layer(method, p - 1)
-            flow = [BSeries(method, p, modified_coefficients(method, p, k), offset=k) for k in range(1, p)]
+            flow = [BSeries.of(method, modified_coefficients(method, p, k), offset=k) for k in range(1, p)]
             return (layer, *flow)
         nothing = initial_layer(method, 0)
         if p == 1:
@@ -89,7 +93,29 @@ class TimeDerivativeForm:
             K.convert_from(b, slow.field) + ratio * K.convert_from(a, layer.series.field)
             for b, a in zip(slow.values, layer.series.values, strict=True)
         )
-        return nothing, BSeries(method, 1, Coefficients(slow.table, values, K))
+        return nothing, BSeries.of(method, Coefficients(slow.table, values, K))
+
+    def vector_field(self, order: int) -> ModifiedEquation:
+        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that order.
+
+        Found from the coefficients of the form alone, tree by tree, by putting the flow of f̃ into it; it is
+        `modified_equation` up to the order of the form, and differs beyond.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> field = mq.time_derivative_form(mq.GradientDescent(), order=3).vector_field(4)
+        >>> exact = mq.modified_equation(mq.GradientDescent(), 4)
+        >>> [field[tree] == exact[tree] for tree in exact]
+        [True, True, True, True, False, False, False, False]
+        """
+        order = checked_order(order)
+        K = coefficient_field(self.method.entries)
+        q = [K.zero, *(K.from_sympy(c) for c in self.coefficients)]
+        r = {c: [K.from_sympy(d) for d in self.decay_coefficients] for c in self.method.decay}
+        colours = [c for c in range(self.method.colour_count) if c not in r]
+        table, values = field_of_form(self.method, q, {**r, colours[0]: [K.one]}, order, K)
+        return ModifiedEquation.of(self.method, Coefficients(table, tuple(values), K))
 
     def latex(self) -> str:
         r"""Return the equation as LaTeX.
@@ -139,12 +165,7 @@ def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[El
     NoTimeDerivativeForm
         If a gradient is taken elsewhere than at θ.
     """
-    require_method(method)
-    if not method.queries_at_parameters or method.colour_count - len(method.decay) > 1:
-        raise NoTimeDerivativeForm(
-            f"{method} takes gradients at other points than its parameters, or of several fields: it has no form in "
-            "time derivatives; use modified_equation"
-        )
+    require_time_form(method)
     operator = ShiftOperator(method)
     zero = operator.field.zero
     return {
@@ -154,6 +175,58 @@ def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[El
         ]
         for colour in range(method.colour_count)
     }
+
+
+def require_time_form(method: GeneralLinearMethod) -> None:
+    """Raise an error unless the method is zero-stable and takes all gradients, of one field, at θ."""
+    require_method(method)
+    method.require_zero_stable()
+    if not method.queries_at_parameters or method.colour_count - len(method.decay) > 1:
+        raise NoTimeDerivativeForm(
+            f"{method} takes gradients at other points than its parameters, or of several fields: it has no form in "
+            "time derivatives; use modified_equation"
+        )
+
+
+def field_of_form(
+    method: GeneralLinearMethod, q: list[Element], r: dict[int, list[Element]], order: int, K: Domain
+) -> tuple[TreeTable, list[Element]]:
+    r"""Return b(τ) of the field f̃ whose flow obeys Σ_k q_k D^k θ = h Σ_c Σ_k r_k^c D^k f_c, D = h·d/dt.
+
+    Along the flow θ(nh) has the coefficients p_τ(n), p_τ' = Σ over root subtrees s of b(s)·Π p(τ \ s), and
+    f(θ(nh)) those of the product of the children's p. Since b(τ) itself enters p_τ as b(τ)·n only,
+
+        q₁ b(τ) = Σ_k r_k (Π p)⁽ᵏ⁾(0) − Σ_{k≥2} q_k p_τ⁽ᵏ⁾(0).
+    """
+    table = tree_table(order, method.colour_count, method.decay.keys())
+    paths: dict[Tree, list[Element]] = {}
+    field: dict[Tree, Element] = {}
+    for tree in table.trees:
+        slope = [K.zero] * tree.order
+        for part, forest in root_subtrees(tree):
+            if part != tree:
+                for k, c in enumerate(_path_product(forest, paths, K)):
+                    slope[k] += field[part] * c
+        path = [K.zero, *(c / K(k + 1) for k, c in enumerate(slope))]
+        right = _path_product(tree.children, paths, K)
+        total = sum(
+            (r[tree.colour][k] * K(factorial(k)) * c for k, c in enumerate(right[: len(r[tree.colour])])), K.zero
+        )
+        total -= sum((q[k] * K(factorial(k)) * path[k] for k in range(2, min(len(q), len(path)))), K.zero)
+        field[tree] = path[1] = total / q[1]
+        paths[tree] = path
+    return table, list(field.values())
+
+
+def _path_product(forest: tuple[Tree, ...], paths: dict[Tree, list[Element]], K: Domain) -> list[Element]:
+    product = [K.one]
+    for tree in forest:
+        factor, old = paths[tree], product
+        product = [K.zero] * (len(old) + len(factor) - 1)
+        for i, a in enumerate(old):
+            for j, b in enumerate(factor):
+                product[i + j] += a * b
+    return product
 
 
 def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivativeForm:

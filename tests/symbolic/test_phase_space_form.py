@@ -178,7 +178,7 @@ def test_exact_rates_on_quadratics_beyond_the_series_limit(method):
 def test_how_it_prints():
     form = mq.phase_space_form(mq.HeavyBall(beta), order=1)
     assert form.latex() == (
-        r"\left(1 - \beta\right)\,D \theta + \frac{\beta - 1}{\log{\left(\beta \right)}}\,D^{2} \theta"
+        r"\left(1 - \beta\right)\,D \theta - \frac{1 - \beta}{\log{\left(\beta \right)}}\,D^{2} \theta"
         r" = -h\left(g\right),\quad D = h\,\tfrac{d}{dt}"
     )
     decayed = mq.phase_space_form(mq.GradientDescent().with_weight_decay(lam), order=2)
