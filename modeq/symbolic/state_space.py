@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import mpmath
 import sympy as sp
 
 from modeq.errors import InvalidNotation, InvalidProblem, InvalidTree
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
+from modeq.methods.shift_operator import Element
 from modeq.symbolic.differentials import Notation, contracted, latex_sum, text_term
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, ExplicitField, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, as_tree, checked_order
@@ -317,22 +319,33 @@ class _Evaluation:
 
     def __init__(self, logarithm: StepLogarithm) -> None:
         self.field, self.poles = logarithm.field, logarithm.poles
-        self._logs: dict[int, list[Any]] = {}
+        self._constants: dict[int, tuple[Any, list[Any]]] = {}
 
     def __call__(self, terms: Terms) -> float:
         digits = 40
         while True:
-            if digits not in self._logs:
-                self._logs[digits] = [sp.Integer(1), *(sp.N(sp.log(pole), digits) for pole in self.poles)]
-            factors = [sp.N(self.field.to_sympy(c), digits) for c in terms]
-            products = [sp.expand(c * log) for c, log in zip(factors, self._logs[digits], strict=True)]
-            total = sp.re(sp.Add(*products))
-            largest = max(abs(product) for product in products)
-            if largest * sp.Float(10) ** (20 - digits) <= abs(total):
-                return float(total)
+            with mpmath.workdps(digits):
+                generator, logs = self._at(digits)
+                products = [self._number(c, generator) * log for c, log in zip(terms, logs, strict=True)]
+                total = mpmath.re(mpmath.fsum(products))
+                if max(map(abs, products)) * mpmath.mpf(10) ** (20 - digits) <= abs(total):
+                    return float(total)
             if digits > 1000:
                 return 0.0  # logarithms of dependent eigenvalues that cancel exactly
             digits *= 2
+
+    def _at(self, digits: int) -> tuple[Any, list[Any]]:
+        """The generator of the field (1 for ℚ), and the factors of the terms: 1 and the logarithms."""
+        if digits not in self._constants:
+            numbers = [sp.N(self.field.ext if self.field.is_Algebraic else 1, digits + 5)]
+            numbers += [sp.N(sp.log(pole), digits + 5) for pole in self.poles]
+            generator, *logs = (mpmath.mpmathify(number) for number in numbers)
+            self._constants[digits] = generator, [mpmath.mpf(1), *logs]
+        return self._constants[digits]
+
+    def _number(self, value: Element, generator: Any) -> Any:
+        coefficients = value.to_list() if self.field.is_Algebraic else [value]
+        return mpmath.polyval([mpmath.mpf(int(q.numerator)) / int(q.denominator) for q in coefficients], generator)
 
 
 def state_space_form(method: GeneralLinearMethod, order: int) -> StateSpaceForm:

@@ -11,7 +11,7 @@ from modeq.methods.shift_operator import Element
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.rooted_trees import Tree
 
-LARGEST_NUMBER_OF_TREES = 100_000
+LARGEST_NUMBER_OF_TREES = 20_000
 
 Terms = tuple[Element, ...]  # the rational part, then the factor of the logarithm of each pole
 

@@ -1,0 +1,168 @@
+"""Integrate the state-space form: the flow on parameters and buffers that passes through the iterates."""
+
+from typing import Any
+
+import numpy as np
+
+from modeq.errors import InvalidProblem, UnsupportedOptimizer
+from modeq.numeric.flows import _integrate, _System
+from modeq.numeric.protocol import Problem, Vector, positive, time_grid
+from modeq.numeric.trajectory import Trajectory
+from modeq.symbolic.state_space import StateSpaceForm
+
+
+class StateSpaceField:
+    """u ↦ u', the truncated field of a state-space form on u = (θ, v₁, …, v_m), laid end to end.
+
+    The elementary differentials are found from derivatives of the problem's field, each tree once.
+
+    Parameters
+    ----------
+    form : StateSpaceForm
+        With numbers for the symbols of its method.
+    problem : Problem of d parameters
+    h : positive number
+        The learning rate.
+
+    Raises
+    ------
+    InvalidMethod, InvalidProblem, UnsupportedOptimizer
+
+    Examples
+    --------
+    On a constant gradient the flow of the buffer is exact at order 1:
+
+    >>> import modeq as mq, sympy as sp
+    >>> from modeq.symbolic.state_space import state_space_form
+    >>> x = sp.Symbol("x")
+    >>> form = state_space_form(mq.HeavyBall(momentum=0.5), order=1)
+    >>> field = StateSpaceField(form, mq.SymbolicProblem(x, [x]), h=0.1)
+    >>> (field(np.array([0.0, 0.0])) / np.log(2)).round(12).tolist()
+    [-0.885390081778, 20.0]
+    """
+
+    def __init__(self, form: StateSpaceForm, problem: Problem, h: float) -> None:
+        if not isinstance(form, StateSpaceForm):
+            raise InvalidProblem(f"{form!r} is no state-space form: give state_space_form(method, order)")
+        method = form.method
+        if method.colour_count - len(method.decay) > 1:
+            raise UnsupportedOptimizer(f"{method} needs several fields, {problem!r} has one loss")
+        self.form, self.problem, self.h = form, problem, positive(h, "h")
+        self._decay = {colour: float(rate) for colour, rate in method.decay.items()}
+        numbers = form.numbers()
+        index = {tree: i for i, tree in enumerate(form.trees)}
+        weights = np.zeros((form.buffer_count + 1, len(index)))
+        for (component, tree), value in numbers.items():
+            if component == 0:
+                weights[0, index[tree]] = self.h ** (tree.order - 1) * value / tree.symmetry
+            else:
+                weights[component, index[tree]] = -(self.h ** (tree.order - 2)) * value / tree.symmetry
+        self._weights = weights
+        self._trees = [(tree.colour, [index[child] for child in tree.children]) for tree in form.trees]
+
+    def __call__(self, u: Vector) -> Vector:
+        """(θ', v₁', …, v_m') at u = (θ, v₁, …, v_m)."""
+        theta, *buffers = np.asarray(u, dtype=np.float64).reshape(self.form.buffer_count + 1, self.problem.size)
+        values: list[Vector] = []
+        for colour, children in self._trees:
+            if colour >= self.form.method.colour_count:
+                values.append(-buffers[colour - self.form.method.colour_count])
+            elif colour in self._decay:
+                values.append(-self._decay[colour] * (values[children[0]] if children else theta))
+            else:
+                values.append(self.problem.derivative(theta, [values[child] for child in children]))
+        return (self._weights @ np.array(values)).ravel()
+
+    def start(self, theta: Vector, buffers: Any = None) -> Vector:
+        """Return (θ, v₁, …, v_m) at step 0.
+
+        Parameters
+        ----------
+        theta : vector of size d, θ₀
+        buffers : None, 0, or array of shape (m, d) or, with one buffer, (d,)
+            None: the method's own first state (for torch's optimizers a new optimizer). 0: zero buffers.
+            An array: v₁, …, v_m; for torch's optimizers its momentum buffer.
+
+        Raises
+        ------
+        InvalidProblem
+        """
+        method, count, size = self.form.method, self.form.buffer_count, self.problem.size
+        if buffers is None:
+            fields = [
+                -self._decay[c] * theta if c in self._decay else self.problem.field(theta)
+                for c in range(method.colour_count)
+            ]
+            kick = np.array(method.start.tolist(), dtype=np.float64) @ np.array(fields)  # X₀ = u θ₀ + h·kick
+            rows, readout = (np.array(m.tolist(), dtype=np.float64) for m in (self.form.buffer_rows, method.readout))
+            moved = theta + self.h * (readout @ kick)[0]
+            return np.concatenate([moved, -(rows.reshape(count, method.state_count) @ kick).ravel()])
+        if isinstance(buffers, int | float) and buffers == 0:
+            return np.concatenate([theta, np.zeros(count * size)])
+        try:
+            values = np.array(buffers, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidProblem(f"buffers are {buffers!r}: give {count} buffers of {size} numbers each") from error
+        if values.shape != (count, size) and not (count == 1 and values.shape == (size,)):
+            raise InvalidProblem(
+                f"buffers have shape {values.shape}: give None, 0, or an array of shape ({count}, {size})"
+            )
+        if not np.all(np.isfinite(values)):
+            raise InvalidProblem(f"buffers have entries that are not finite: {values[~np.isfinite(values)][:3]}")
+        return np.concatenate([theta, values.ravel()])
+
+
+def flow_state_space(
+    form: StateSpaceForm,
+    problem: Problem,
+    start: Any = None,
+    *,
+    h: float,
+    time: float,
+    buffers: Any = None,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+    max_evaluations: int = 200_000,
+    check: bool = True,
+) -> Trajectory:
+    """Integrate a state-space form on a problem, from the method's own (θ₀, v₀).
+
+    Parameters
+    ----------
+    form : StateSpaceForm
+        With numbers for the symbols of its method.
+    problem, start : the problem, and θ₀ in a form it takes
+    h, time, rtol, atol, max_evaluations, check : as in :func:`modeq.numeric.flows.flow`
+    buffers : None, 0, or array of shape (m, d)
+        v at step 0, see :meth:`StateSpaceField.start`.
+
+    Returns
+    -------
+    Trajectory
+        The parameters at the times 0, h, 2h, …, `time`; ``nfev`` counts evaluations of the field.
+
+    Raises
+    ------
+    InvalidMethod, InvalidProblem, UnsupportedOptimizer, Diverged
+
+    Examples
+    --------
+    On a constant gradient the flow goes through every iterate, here those of the heavy ball:
+
+    >>> import modeq as mq, sympy as sp
+    >>> from modeq.symbolic.state_space import state_space_form
+    >>> x = sp.Symbol("x")
+    >>> problem = mq.SymbolicProblem(x, [x])
+    >>> form = state_space_form(mq.HeavyBall(momentum=0.5), order=1)
+    >>> flow_state_space(form, problem, [0.0], h=1.0, time=3.0).y.ravel().round(9).tolist()
+    [0.0, -1.0, -2.5, -4.25]
+    """
+    theta = problem.start(start)
+    field = StateSpaceField(form, problem, h)
+    times = time_grid(field.h, positive(time, "time"))
+    # Below the rounding of the problem's own numbers an integrator would resolve noise.
+    rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
+    atol = max(positive(atol, "atol"), 2 * problem.epsilon)
+    system = _System(field, field.start(theta, buffers), f"state-space form of order {form.order}")
+    trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
+    return trajectory.checked() if check else trajectory
