@@ -384,7 +384,7 @@ def observed_order(
         )
     limit = float(method.series_limit())
     curvature = largest_curvature(problem, theta) + decay_rate(method)
-    layer_steps = _layer_steps(method, form)
+    layer_steps = _layer_steps(method, form, order)
     chosen_here = step_sizes is None
     if chosen_here:
         if not curvature > 0:
@@ -435,16 +435,19 @@ def observed_order(
     return ObservedOrder(sizes, tuple(errors), slopes, expected, window, floor)
 
 
-def _layer_steps(method: GeneralLinearMethod, form: FormName) -> int:
-    """The number of steps in which the transients that the form lacks fall below rounding, with some room."""
+def _layer_steps(method: GeneralLinearMethod, form: FormName, order: int) -> int:
+    """The number of steps in which the transients that the form lacks fall below rounding, with some room.
+
+    At h = 0 those of an eigenvalue 0 end after as many steps as there are further states, and each power of h
+    that counts adds as many.
+    """
     if form in PHASE_SPACE:
         lost = list(phase_space_form(method, 1).left_out)
     else:
         lost = method.parasitic_polynomial.nroots(n=30) if method.state_count > 1 else []
     radius = max((abs(complex(root)) for root in lost), default=0.0)
-    if radius > 0:
-        return int(np.ceil(1.1 * np.log(1e-17) / np.log(radius)))
-    return method.state_count - 1 if lost else 0
+    decayed = int(np.ceil(1.1 * np.log(1e-17) / np.log(radius))) if radius > 0 else 0
+    return max(decayed, order * (method.state_count - 1)) if lost else 0
 
 
 def expected_order(
