@@ -1,12 +1,10 @@
 """Hamiltonian, symplectic, energy-preserving and symmetric: on methods known to be so, and known not to be."""
 
-import numpy as np
 import pytest
 import sympy as sp
 
 import modeq as mq
 from modeq.symbolic import algebra, structure
-from modeq.symbolic.rooted_trees import rootings
 
 half, s = sp.Rational(1, 2), sp.Symbol("s")
 quarter, sixth = sp.Rational(1, 4), sp.Rational(1, 6)
@@ -94,14 +92,3 @@ def test_several_fields_are_refused():
     decayed = mq.modified_equation(mq.GradientDescent().with_weight_decay(half), 2)
     with pytest.raises(mq.InvalidMethod, match=r"has the fields \[0, 1\]: this test is for one field"):
         decayed.is_hamiltonian()
-
-
-@pytest.mark.parametrize("tree", [t for size in range(1, 7) for t in mq.trees(size)], ids=lambda t: t.text())
-def test_rootings_are_one_for_each_vertex(tree):
-    found = list(rootings(tree))
-    assert len(found) == tree.order
-    assert all(rooted.order == tree.order for _, rooted in found)
-    # The orbit of the root under automorphisms of the unrooted tree: the group's order is the same from every root.
-    sizes = {sum(other == rooted for _, other in found) * rooted.symmetry for _, rooted in found}
-    assert len(sizes) == 1
-    assert np.max([distance for distance, _ in found]) < tree.order

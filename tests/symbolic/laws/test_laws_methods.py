@@ -444,12 +444,17 @@ def followed(method, order, steps):
     return algebra.compose(layer, flow, order)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a double parasitic eigenvalue 0 has no initial layer yet")
 @FEW
-@given(general_linear_methods(roots=st.just(Q(0))), st.integers(6, 9))
+@given(general_linear_methods(roots=st.just(Q(0))).filter(lambda method: method.state_count < 3), st.integers(6, 9))
 def test_shift_registers_are_followed_exactly(method, steps):
-    """With parasitic eigenvalues 0 the transient ends after finitely many steps."""
+    """With the parasitic eigenvalue 0 the transient ends after finitely many steps."""
     assert followed(method, 3, steps) == {tree: iterates(method, tree, steps) for tree in all_trees(3)}
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="the initial layer fails on a double eigenvalue 0")
+def test_longer_shift_registers():
+    adams = mq.LinearMultistep(rho=[0, 0, -1, 1], sigma=[Q(5, 12), Q(-16, 12), Q(23, 12)])
+    assert followed(adams, 3, 9) == {tree: iterates(adams, tree, 9) for tree in all_trees(3)}
 
 
 @FEW
