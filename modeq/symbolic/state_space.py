@@ -356,6 +356,10 @@ def state_space_form(method: GeneralLinearMethod, order: int) -> StateSpaceForm:
     n = 0 is its field. The linear part in v is the matrix logarithm of A. The flow starts at the
     method's own (θ₀, v₀), without an initial layer, and passes within O(h^order) of the iterates.
 
+    It is of use for momentum near 1 too: as β → 1 the coefficients of the heavy ball stay bounded, and
+    tend to those of the modified equation of the symplectic Euler method; on quadratics the series
+    converges for h·λ < (1 + √β)², up to the stability limit nearly.
+
     Parameters
     ----------
     method : GeneralLinearMethod
@@ -377,8 +381,8 @@ def state_space_form(method: GeneralLinearMethod, order: int) -> StateSpaceForm:
 
     Notes
     -----
-    Logarithms of B-series: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9; parasitic
-    components beside the slow manifold: XV.
+    Logarithms of B-series: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9; the
+    symplectic Euler method: IX.3; parasitic components beside the slow manifold: XV.
 
     Examples
     --------

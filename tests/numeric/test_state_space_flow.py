@@ -130,6 +130,20 @@ def test_quadratics_against_the_exact_flow():
         assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_orders_help_beyond_the_series_limit(momentum):
+    """The field on θ alone means nothing at h·λ = 0.04; here each order is worth a factor of 30 at least."""
+    x, y = sp.symbols("x y")
+    problem, method, h = mq.SymbolicProblem(x**2 / 2 + 2 * y**2, [x, y]), mq.HeavyBall(momentum), 0.01
+    assert 4 * h > method.series_limit()
+    iterates = mq.iterate(method, problem, [0.8, -0.4], h=h, steps=200).y
+    errors = []
+    for order in range(1, 6):
+        flow = flow_state_space(state_space_form(method, order), problem, [0.8, -0.4], h=h, time=2, rtol=1e-12)
+        errors.append(np.max(abs(flow.y - iterates)))
+    assert all(later < earlier / 30 for earlier, later in zip(errors, errors[1:], strict=False))
+
+
 def test_networks_follow_torch():
     problem, method = registry.NETWORKS["softplus regression"](), mq.HeavyBall(0.5)
     form, errors = state_space_form(method, order=2), []

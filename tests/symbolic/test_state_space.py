@@ -91,6 +91,18 @@ def test_nesterov_to_first_order():
     assert is_zero(form[1, dot] - a / s)
 
 
+def test_near_momentum_one_it_is_symplectic_euler():
+    """w⁺ = w + f, θ⁺ = θ + w⁺ is the symplectic Euler method for H = w²/2 + U, f = −U', with step 1.
+
+    Its modified Hamiltonian is H − ½H_p H_q + (1/12)(H_pp H_q² + H_qq H_p²) − (1/12)H_pp H_qq H_p H_q + …
+    (Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.3).
+    """
+    numbers = state_space_form(mq.HeavyBall(1 - Q(1, 10**9)), order=3).numbers()
+    limits = {(0, v): 1, (0, dot): 1 / 2, (0, H_v): -1 / 6, (0, H_dot): -1 / 12}
+    limits |= {(1, v): 0, (1, dot): 1, (1, H_v): -1 / 2, (1, H_dot): -1 / 6, (1, mq.Tree([v, v])): 1 / 6}
+    assert all(numbers[key] == pytest.approx(value, abs=1e-8) for key, value in limits.items())
+
+
 def field_vertices(tree):
     return (tree.colour == 0) + sum(field_vertices(child) for child in tree.children)
 
