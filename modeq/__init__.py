@@ -19,6 +19,7 @@ _PUBLIC = {
         "InvalidOrder",
         "InvalidProblem",
         "InvalidSetting",
+        "InvalidSeries",
         "InvalidTree",
         "MissingDependency",
         "ModeqError",
@@ -38,12 +39,14 @@ _PUBLIC = {
         "HeavyBall",
         "Nesterov",
         "OptimisticGradient",
+        "PID",
         "QuasiHyperbolic",
         "TripleMomentum",
     ),
     "methods.multistep": ("LinearMultistep",),
     "methods.runge_kutta": ("Extragradient", "ImplicitEuler", "RungeKutta"),
     "symbolic.rooted_trees": ("Tree", "trees"),
+    "symbolic.fields_and_maps": ("BSeriesField", "BSeriesMap"),
     "symbolic.equation": ("ModifiedEquation", "modified_equation"),
     "symbolic.memoryless": ("MemorylessMap", "memoryless_map"),
     "symbolic.modifying": ("ModifyingEquation", "modifying_equation"),
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from modeq.methods.base import GeneralLinearMethod as GeneralLinearMethod
     from modeq.methods.descent import GradientDescent as GradientDescent
     from modeq.methods.from_torch import method_from_torch as method_from_torch
+    from modeq.methods.momentum import PID as PID
     from modeq.methods.momentum import ClassicalNesterov as ClassicalNesterov
     from modeq.methods.momentum import HeavyBall as HeavyBall
     from modeq.methods.momentum import Nesterov as Nesterov
@@ -113,6 +117,8 @@ if TYPE_CHECKING:
     from modeq.studies import study as study
     from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
     from modeq.symbolic.equation import modified_equation as modified_equation
+    from modeq.symbolic.fields_and_maps import BSeriesField as BSeriesField
+    from modeq.symbolic.fields_and_maps import BSeriesMap as BSeriesMap
     from modeq.symbolic.memoryless import MemorylessMap as MemorylessMap
     from modeq.symbolic.memoryless import memoryless_map as memoryless_map
     from modeq.symbolic.modifying import ModifyingEquation as ModifyingEquation

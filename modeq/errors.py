@@ -21,6 +21,10 @@ class InvalidNotation(ModeqError, ValueError):
     """A notation for printing that does not exist."""
 
 
+class InvalidSeries(ModeqError, ValueError):
+    """Two B-series that cannot be combined: of different kinds or fields."""
+
+
 class InvalidOrder(ModeqError, ValueError):
     """A truncation order that is not a positive integer, or one whose series would not fit in memory."""
 

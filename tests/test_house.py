@@ -65,20 +65,21 @@ def test_import_is_light():
 
 FUNCTIONS = {
     "ClassicalNesterov", "Extragradient", "GradientDescent", "HeavyBall", "ImplicitEuler", "LinearMultistep",
-    "Nesterov", "OptimisticGradient", "QuasiHyperbolic", "RungeKutta", "TripleMomentum", "compare",
+    "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic", "RungeKutta", "TripleMomentum", "compare",
     "damping_regime", "exact_quadratic_flow", "flow", "iterate", "memoryless_map", "method_from",
     "method_from_torch", "modified_equation", "modifying_equation", "observed_order", "phase_space_form", "study",
     "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
-    "Comparison", "GeneralLinearMethod", "MemorylessMap", "ModifiedEquation", "ModifyingEquation", "ObservedOrder",
-    "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale", "Study", "SymbolicProblem", "TimeDerivativeForm",
+    "BSeriesField", "BSeriesMap", "Comparison", "GeneralLinearMethod", "MemorylessMap", "ModifiedEquation",
+    "ModifyingEquation", "ObservedOrder", "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale", "Study",
+    "SymbolicProblem", "TimeDerivativeForm",
     "TorchProblem", "Tracker", "Trajectory", "Translation", "Tree",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",
-    "InvalidSetting", "InvalidTree", "MissingDependency", "ModeqError", "NoClosedLaw", "NoTimeDerivativeForm",
-    "NotAGradientFlow", "NotZeroStable", "OutsideSeriesLimit", "UnsupportedOptimizer",
+    "InvalidSetting", "InvalidSeries", "InvalidTree", "MissingDependency", "ModeqError", "NoClosedLaw",
+    "NoTimeDerivativeForm", "NotAGradientFlow", "NotZeroStable", "OutsideSeriesLimit", "UnsupportedOptimizer",
 }  # fmt: skip
 MODULES = {"plots", "testing"}
 

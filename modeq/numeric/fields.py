@@ -81,7 +81,7 @@ def series_value(series: BSeries, problem: Problem, theta: Vector, h: float) -> 
     >>> series_value(equation, mq.SymbolicProblem(x**2 / 2, [x]), np.array([2.0]), h=0.1).tolist()
     [-2.1]
     """
-    decay = {colour: float(rate) for colour, rate in series.method.decay.items()}
+    decay = {colour: float(rate) for colour, rate in series.decay.items()}
     known: dict[Tree, Vector] = {}
 
     def differential(tree: Tree) -> Vector:

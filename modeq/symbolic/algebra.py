@@ -1,20 +1,26 @@
 """The algebra of B-series on exact coefficients: flows and logarithms, composition, inverse, substitution.
 
 A *map* has coefficients a(τ) in θ + Σ h^{|τ|} a(τ)/σ(τ) F(τ), a *field* b(τ) in Σ h^{|τ|−1} b(τ)/σ(τ) F(τ).
+Both are mappings that hold every tree with at most `order` vertices, of any number of colours.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from math import prod
+from itertools import zip_longest
+from typing import Any
 
 import sympy as sp
+from sympy.polys.domains.domain import Domain
 
 from modeq.errors import InvalidMethod
-from modeq.methods.exact import tidy
-from modeq.symbolic.rooted_trees import Tree, trees
+from modeq.methods.exact import tidy_element
+from modeq.symbolic.rooted_trees import Tree
 
 Weights = Mapping[Tree, sp.Expr]
 Forest = tuple[Tree, ...]
+Element = Any  # of the field of the coefficients
+Elements = dict[Tree, Element]
+Path = list[Element]  # a polynomial in the time n, lowest power first
 
 
 @lru_cache(maxsize=100_000)
@@ -65,11 +71,13 @@ def compose(first: Weights, second: Weights, order: int) -> dict[Tree, sp.Expr]:
     --------
     Two steps of gradient descent:
 
+    >>> from modeq.symbolic.rooted_trees import trees
     >>> euler = {tree: sp.Integer(tree.order == 1) for p in (1, 2, 3) for tree in trees(p)}
     >>> compose(euler, euler, 3)
     {Tree([]): 2, Tree([[]]): 1, Tree([[[]]]): 0, Tree([[], []]): 1}
     """
-    return _each(order, lambda tree, _: first[tree] + _inserted(second, first, root_subtrees(tree)))
+    K, (a, b) = _elements(order, first, second)
+    return _written({tree: a[tree] + _inserted(b, a, root_subtrees(tree), K) for tree in a}, K)
 
 
 def inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
@@ -79,16 +87,16 @@ def inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     --------
     The inverse of a step of gradient descent takes implicit steps back:
 
+    >>> from modeq.symbolic.rooted_trees import trees
     >>> euler = {tree: sp.Integer(tree.order == 1) for p in (1, 2) for tree in trees(p)}
     >>> inverse(euler, 2)
     {Tree([]): -1, Tree([[]]): 1}
     """
-
-    def solve(tree: Tree, known: dict[Tree, sp.Expr]) -> sp.Expr:
-        smaller = [pair for pair in root_subtrees(tree) if pair[0] != tree]
-        return -weights[tree] - _inserted(known, weights, smaller)
-
-    return _each(order, solve)
+    K, (a,) = _elements(order, weights)
+    result: Elements = {}
+    for tree in a:
+        result[tree] = -a[tree] - _inserted(result, a, root_subtrees(tree)[:-1], K)
+    return _written(result, K)
 
 
 def adjoint(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
@@ -98,6 +106,7 @@ def adjoint(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     --------
     The adjoint of explicit Euler is implicit Euler, a(τ) = 1 for every tree:
 
+    >>> from modeq.symbolic.rooted_trees import trees
     >>> euler = {tree: sp.Integer(tree.order == 1) for p in (1, 2, 3) for tree in trees(p)}
     >>> set(adjoint(euler, 3).values())
     {1}
@@ -114,16 +123,16 @@ def flow_map(field: Weights, order: int) -> dict[Tree, sp.Expr]:
     --------
     The exact flow of f has the coefficients 1/γ(τ):
 
+    >>> from modeq.symbolic.rooted_trees import trees
     >>> field = {tree: sp.Integer(tree.order == 1) for p in (1, 2, 3) for tree in trees(p)}
     >>> all(value == sp.Rational(1, tree.density) for tree, value in flow_map(field, 3).items())
     True
     """
-    n = sp.Symbol("n")
-    polynomials: dict[Tree, sp.Expr] = {}
-    for tree in _all(order):
-        slope = _inserted(field, polynomials, root_subtrees(tree))
-        polynomials[tree] = sp.integrate(sp.expand(slope), (n, 0, n))
-    return {tree: tidy(p.subs(n, 1)) for tree, p in polynomials.items()}
+    K, (b,) = _elements(order, field)
+    paths: dict[Tree, Path] = {}
+    for tree in b:
+        paths[tree] = _integral(_slope(b, paths, root_subtrees(tree), K), K)
+    return _written({tree: sum(path, K.zero) for tree, path in paths.items()}, K)
 
 
 def logarithm(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
@@ -131,23 +140,24 @@ def logarithm(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
 
     Examples
     --------
+    >>> from modeq.symbolic.rooted_trees import trees
     >>> euler = {tree: sp.Integer(tree.order == 1) for p in (1, 2, 3) for tree in trees(p)}
     >>> logarithm(euler, 3)
     {Tree([]): 1, Tree([[]]): -1/2, Tree([[[]]]): 1/3, Tree([[], []]): 1/6}
     """
-    n = sp.Symbol("n")
-    polynomials: dict[Tree, sp.Expr] = {}
-    field: dict[Tree, sp.Expr] = {}
-    for tree in _all(order):
-        smaller = [pair for pair in root_subtrees(tree) if pair[0] != tree]
-        slope = sp.expand(_inserted(field, polynomials, smaller))
-        field[tree] = tidy(weights[tree] - sp.integrate(slope, (n, 0, 1)))
-        polynomials[tree] = sp.integrate(slope + field[tree], (n, 0, n))
-    return field
+    K, (a,) = _elements(order, weights)
+    paths: dict[Tree, Path] = {}
+    field: Elements = {}
+    for tree in a:
+        path = _integral(_slope(field, paths, root_subtrees(tree)[:-1], K), K)
+        field[tree] = a[tree] - sum(path, K.zero)
+        path[1] += field[tree]
+        paths[tree] = path
+    return _written(field, K)
 
 
 def substitute(field: Weights, weights: Weights, order: int) -> dict[Tree, sp.Expr]:
-    """Return the series `weights` of the modified vector field `field` instead of f.
+    """Return the series `weights` of the modified vector field `field` instead of f, for one colour.
 
     Σ over partitions of τ of weights(skeleton)·Π field(parts).
 
@@ -159,18 +169,12 @@ def substitute(field: Weights, weights: Weights, order: int) -> dict[Tree, sp.Ex
     >>> substitute(field, field, 2)
     {Tree([]): 1, Tree([[]]): -1}
     """
-
-    def value(tree: Tree, _: dict[Tree, sp.Expr]) -> sp.Expr:
-        return sum(
-            weights[skeleton] * field[part] * prod((field[t] for t in others), start=sp.Integer(1))
-            for part, others, skeleton in partitions(tree)
-        )
-
-    return _each(order, value)
+    K, (b, c) = _elements(order, field, weights)
+    return _written({tree: _substituted(b, c, partitions(tree), K) for tree in c}, K)
 
 
 def substitution_inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
-    """Return the field m whose substitution into the field `weights` gives f itself.
+    """Return the field m whose substitution into the field `weights` gives f itself, for one colour.
 
     Raises
     ------
@@ -182,34 +186,72 @@ def substitution_inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     >>> substitution_inverse({Tree([]): sp.Integer(1), Tree([[]]): sp.Rational(-1, 2)}, 2)
     {Tree([]): 1, Tree([[]]): 1/2}
     """
-    single = weights[Tree([])]
-    if single == 0:
+    K, (c,) = _elements(order, weights)
+    single = c[Tree([])]
+    if not single:
         raise InvalidMethod("the series has no first-order term, so that nothing can be substituted back")
-
-    def solve(tree: Tree, known: dict[Tree, sp.Expr]) -> sp.Expr:
-        rest = sum(
-            weights[skeleton] * known[part] * prod((known[t] for t in others), start=sp.Integer(1))
-            for part, others, skeleton in partitions(tree)
-            if part != tree
-        )
-        return (int(tree.order == 1) - rest) / single
-
-    return _each(order, solve)
+    result: Elements = {}
+    for tree in c:
+        # The partition with a single part is the last one.
+        rest = _substituted(result, c, partitions(tree)[:-1], K)
+        result[tree] = (K(int(tree.order == 1)) - rest) / single
+    return _written(result, K)
 
 
-def _all(order: int) -> list[Tree]:
-    return [tree for size in range(1, order + 1) for tree in trees(size)]
+def _elements(order: int, *series: Weights) -> tuple[Domain, list[Elements]]:
+    """The coefficients in one field, for the trees with at most `order` vertices, smaller trees first."""
+    kept = [sorted(tree for tree in weights if tree.order <= order) for weights in series]
+    values = [sp.sympify(weights[tree]) for weights, trees in zip(series, kept, strict=True) for tree in trees]
+    K, elements = sp.construct_domain(values, field=True, extension=True)
+    found = iter(elements)
+    return K, [{tree: next(found) for tree in trees} for trees in kept]
 
 
-def _each(order: int, value: Callable[[Tree, dict[Tree, sp.Expr]], sp.Expr]) -> dict[Tree, sp.Expr]:
-    known: dict[Tree, sp.Expr] = {}
-    for tree in _all(order):
-        known[tree] = tidy(sp.sympify(value(tree, known)))
-    return known
+def _written(elements: Elements, K: Domain) -> dict[Tree, sp.Expr]:
+    return {tree: tidy_element(value, K) for tree, value in elements.items()}
 
 
-def _inserted(
-    outer: Weights, inner: Weights, pairs: list[tuple[Tree, Forest]] | tuple[tuple[Tree, Forest], ...]
-) -> sp.Expr:
+def _inserted(outer: Elements, inner: Elements, pairs: Iterable[tuple[Tree, Forest]], K: Domain) -> Element:
     """Σ outer(s)·Π inner(forest)."""
-    return sp.Add(*(outer[s] * sp.Mul(*(inner[t] for t in forest)) for s, forest in pairs))
+    total = K.zero
+    for subtree, forest in pairs:
+        if term := outer[subtree]:
+            for tree in forest:
+                term *= inner[tree]
+            total += term
+    return total
+
+
+def _substituted(field: Elements, outer: Elements, parted: Iterable[tuple[Tree, Forest, Tree]], K: Domain) -> Element:
+    """Σ outer(skeleton)·Π field(parts)."""
+    total = K.zero
+    for part, others, skeleton in parted:
+        if term := outer[skeleton] * field[part]:
+            for tree in others:
+                term *= field[tree]
+            total += term
+    return total
+
+
+def _slope(field: Elements, paths: dict[Tree, Path], pairs: Iterable[tuple[Tree, Forest]], K: Domain) -> Path:
+    """Σ field(s)·Π paths(forest), as a polynomial."""
+    total: Path = []
+    for subtree, forest in pairs:
+        if field[subtree]:
+            term = [field[subtree]]
+            for tree in forest:
+                term = _product(term, paths[tree], K)
+            total = [a + b for a, b in zip_longest(total, term, fillvalue=K.zero)]
+    return total
+
+
+def _product(a: Path, b: Path, K: Domain) -> Path:
+    result = [K.zero] * (len(a) + len(b) - 1)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            result[i + j] += x * y
+    return result
+
+
+def _integral(slope: Path, K: Domain) -> Path:
+    return [K.zero, *(c / K(k + 1) for k, c in enumerate(slope or [K.zero]))]

@@ -1,15 +1,15 @@
 """A B-series with exact coefficients, as a mapping from trees: the shape shared by fields and by starts."""
 
 from collections.abc import ItemsView, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import sympy as sp
 
 from modeq.errors import InvalidNotation, InvalidTree
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import tidy
+from modeq.methods.exact import FrozenMapping, tidy
 from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitField, explicit
 from modeq.symbolic.rooted_trees import Tree, as_tree
@@ -25,24 +25,47 @@ h = sp.Symbol("h")
 class BSeries(Mapping[Tree, sp.Expr]):
     """Σ_τ h^{|τ| − offset} c(τ)/σ(τ) F(τ) over the trees with at most `order` vertices.
 
-    Indexing gives c(τ), *not* divided by the symmetry σ(τ); a tree may be written as nested lists.
+    Indexing gives c(τ), *not* divided by the symmetry σ(τ); a tree may be written as nested lists. Two
+    series are equal if they have the same coefficients for the same trees, offset and rates of decay,
+    whatever they were derived from.
+
+    Attributes
+    ----------
+    series : the coefficients
+    offset : 1 for a field, 0 for what is added to θ
+    decay : mapping from the colours of weight decay to their rates
+    method : what the series was derived from; None for the result of an operation on series
     """
 
-    method: GeneralLinearMethod
-    order: int
     series: Coefficients
     offset: int = 1
+    decay: Mapping[int, sp.Expr] = field(default_factory=lambda: FrozenMapping({}))
+    method: GeneralLinearMethod | None = None
+
+    @classmethod
+    def of(cls, method: GeneralLinearMethod, series: Coefficients, offset: int | None = None) -> Self:
+        """Return the series of a method, with the usual offset of its kind if none is given."""
+        return cls(series, cls.offset if offset is None else offset, method.decay, method)
+
+    @property
+    def order(self) -> int:
+        """The largest number of vertices of a tree of the series."""
+        return self.series.table.order
+
+    @property
+    def colour_count(self) -> int:
+        """The number of colours."""
+        return self.series.table.colours
 
     def __getitem__(self, tree: Any) -> sp.Expr:
         key = as_tree(tree)
         index = self.series.table.index.get(key)
         if index is not None:
             return self.series.expressions[index]
-        unknown = [c for c in key.colours if c >= self.method.colour_count]
+        unknown = [c for c in key.colours if c >= self.colour_count]
         if unknown:
             raise InvalidTree(
-                f"{key!r} has the colour {unknown[0]}, but {self.method} has the colours 0 to "
-                f"{self.method.colour_count - 1}"
+                f"{key!r} has the colour {unknown[0]}, but {self!r} has the colours 0 to {self.colour_count - 1}"
             )
         if key.order > self.order:
             raise InvalidTree(
@@ -61,7 +84,20 @@ class BSeries(Mapping[Tree, sp.Expr]):
         return _Pairs(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.method}, order={self.order}, {len(self)} trees)"
+        source = "" if self.method is None else f"{self.method}, "
+        return f"{type(self).__name__}({source}order={self.order}, {len(self)} trees)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BSeries):
+            return NotImplemented
+        mine, others = (
+            (series.order, series.offset, series.colour_count, dict(series.decay)) for series in (self, other)
+        )
+        pairs = zip(self.series.expressions, other.series.expressions, strict=True)
+        return mine == others and all(a == b or sp.cancel(a - b) == 0 for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.order, self.offset, len(self), tuple(self.series.expressions[:2])))
 
     def __contains__(self, tree: object) -> bool:
         try:
@@ -77,7 +113,8 @@ class BSeries(Mapping[Tree, sp.Expr]):
     @property
     def free_symbols(self) -> frozenset[sp.Symbol]:
         """The symbols in the coefficients and in the rates of weight decay."""
-        return self.method.free_symbols
+        rates = (rate.free_symbols for rate in self.decay.values())
+        return self.series.free_symbols.union(*rates)
 
     @cached_property
     def field(self) -> sp.Expr:
@@ -153,13 +190,13 @@ class BSeries(Mapping[Tree, sp.Expr]):
         """For each power of h the coefficients and the LaTeX of the differentials, equal ones added."""
         if notation not in ("loss", "field"):
             raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
-        single = self.method.colour_count - len(self.method.decay) == 1
+        single = self.colour_count - len(self.decay) == 1
         groups = []
         for size in range(1, self.order + 1):
             weights: dict[str, sp.Expr] = {}
             for tree, value in self.coefficients.items():
                 if tree.order == size and value != 0:
-                    factor, symbol = printable(tree, notation, self.method.decay, single)
+                    factor, symbol = printable(tree, notation, self.decay, single)
                     weights[symbol] = weights.get(symbol, sp.Integer(0)) + factor * value / tree.symmetry
             terms = [(tidy(weight), symbol) for symbol, weight in weights.items()]
             groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))

@@ -3,15 +3,14 @@
 from typing import Any
 
 from modeq.methods.base import GeneralLinearMethod
-from modeq.symbolic import structure
-from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.fields_and_maps import BSeriesField
 from modeq.symbolic.initial_layer import InitialLayer, initial_layer
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.series import modified_coefficients
 
 
-class ModifiedEquation(BSeries):
+class ModifiedEquation(BSeriesField):
     """The differential equation that a method follows, truncated after `order` vertices.
 
         θ' = f̃(θ) = Σ_{|τ| ≤ order} h^{|τ|−1} b(τ)/σ(τ) F(τ)(θ),    time = h·n.
@@ -27,6 +26,8 @@ class ModifiedEquation(BSeries):
     >>> len(equation), equation[[[]]], equation[mq.Tree([[], []])]
     (4, -1/2, 1/6)
     """
+
+    method: GeneralLinearMethod
 
     def latex(self, notation: Notation = "loss") -> str:
         r"""Return the equation as LaTeX.
@@ -66,18 +67,6 @@ class ModifiedEquation(BSeries):
         """
         return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
 
-    def is_hamiltonian(self) -> bool:
-        """Whether the equation is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
-        return structure.is_hamiltonian(structure.one_field(self), self.order)
-
-    def is_energy_preserving(self) -> bool:
-        """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`."""
-        return structure.is_energy_preserving(structure.one_field(self), self.order)
-
-    def is_even(self) -> bool:
-        """Whether it is the same for −h as for h, as for symmetric methods."""
-        return structure.is_even(structure.one_field(self), self.order)
-
     def __str__(self) -> str:
         return f"θ' = {self._text_sum('loss')}"
 
@@ -116,4 +105,4 @@ def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquati
     (1/(1 - beta), -(beta + 1)/(2*(1 - beta)**3))
     """
     number = checked_order(order)
-    return ModifiedEquation(method, number, modified_coefficients(method, number))
+    return ModifiedEquation.of(method, modified_coefficients(method, number))

@@ -116,11 +116,13 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
         raise InvalidProblem(f"variables are {variables!r}: give a sequence of distinct sympy symbols")
     clash = method.free_symbols & set(symbols)
     if clash:
-        raise InvalidProblem(f"the variables {sorted(map(str, clash))} are also coefficients of {method}: rename them")
+        raise InvalidProblem(
+            f"the variables {sorted(map(str, clash))} are also coefficients of {method!r}: rename them"
+        )
     colours = [c for c in range(method.colour_count) if c not in method.decay]
     given = [loss_or_field] if len(colours) == 1 else list(loss_or_field)
     if len(given) != len(colours):
-        raise InvalidProblem(f"{method} needs {len(colours)} losses or fields, {len(given)} were given")
+        raise InvalidProblem(f"{method!r} needs {len(colours)} losses or fields, {len(given)} were given")
     result: list[Vector] = []
     for colour in range(method.colour_count):
         if colour in method.decay:
@@ -164,7 +166,7 @@ def explicit(series: "BSeries", loss_or_field: Any, variables: Any, h: Any) -> E
     reduced, and none is zero. Other fields are sums over the trees, not expanded, since expanding them
     helps neither a reader nor the code generated from them.
     """
-    fields, symbols = concrete_fields(loss_or_field, variables, series.method)
+    fields, symbols = concrete_fields(loss_or_field, variables, series)
     step = checked_step(h, symbols)
     ring = _ring_of(fields, symbols, series.series.field)
     components = (

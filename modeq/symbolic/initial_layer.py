@@ -7,14 +7,14 @@ import sympy as sp
 from modeq.errors import InvalidOrder
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, exact_matrix
-from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
+from modeq.symbolic.fields_and_maps import BSeriesMap
 from modeq.symbolic.rooted_trees import checked_order, tree_table
 from modeq.symbolic.series import Coefficients
 
 
-class InitialLayer(BSeries):
+class InitialLayer(BSeriesMap):
     """Σ_{|τ| ≤ order} h^{|τ|} ℓ(τ)/σ(τ) F(τ)(θ₀): what to add to θ₀ to get onto the flow.
 
     ``layer[tree]`` is ℓ(τ), *not* divided by σ(τ), with F(τ) of f = −∇L.
@@ -73,7 +73,7 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     """
     if order == 0 and not isinstance(order, bool):
         nothing = Coefficients(tree_table(1, method.colour_count).truncated(0), (), sp.QQ)
-        return InitialLayer(method, 0, nothing, offset=0)
+        return InitialLayer.of(method, nothing)
     try:
         number = checked_order(order)
     except InvalidOrder as error:
@@ -106,4 +106,4 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
         state = recurrence.solve(first, [combine(row, R, K) for row in B])
         positions.append([combine([*c, *d], [*state, *R], K) for c, d in zip(C, D, strict=True)])
         values.append(combine(readout, state, K).slow_start)
-    return InitialLayer(method, number, Coefficients(table, tuple(values), K), offset=0)
+    return InitialLayer.of(method, Coefficients(table, tuple(values), K))

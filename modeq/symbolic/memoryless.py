@@ -3,14 +3,13 @@
 import sympy as sp
 
 from modeq.methods.base import GeneralLinearMethod
-from modeq.symbolic import structure
-from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.fields_and_maps import BSeriesMap
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.series import map_coefficients
 
 
-class MemorylessMap(BSeries):
+class MemorylessMap(BSeriesMap):
     """θ⁺ = θ + Σ_{|τ| ≤ order} h^{|τ|} a(τ)/σ(τ) F(τ)(θ): the optimizer without its memory.
 
     ``map[tree]`` is a(τ), *not* divided by the symmetry σ(τ). Where :meth:`gradient_test` holds, the
@@ -34,15 +33,8 @@ class MemorylessMap(BSeries):
         """
         return r"\theta^+ = " + latex_sum([(sp.Integer(1), r"\theta"), *self._latex_pieces("loss")])
 
-    def is_symplectic(self) -> bool:
-        """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`."""
-        return structure.is_symplectic(structure.one_field(self), self.order)
-
     def __str__(self) -> str:
         return f"θ⁺ = {self._text_sum('loss', first='θ')}"
-
-    def __repr__(self) -> str:
-        return f"MemorylessMap({self.method}, order={self.order}, {len(self)} trees)"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -78,4 +70,4 @@ def memoryless_map(method: GeneralLinearMethod, order: int) -> MemorylessMap:
     beta*(beta + 1)/(1 - beta)**5
     """
     number = checked_order(order)
-    return MemorylessMap(method, number, map_coefficients(method, number), offset=0)
+    return MemorylessMap.of(method, map_coefficients(method, number))

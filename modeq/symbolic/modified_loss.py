@@ -66,18 +66,18 @@ class ModifiedLoss:
         >>> sp.expand(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().on(x**2, [x], h=h))
         h*x**2 + x**2
         """
-        method = self.series.method
-        if isinstance(loss, list | tuple) and method.colour_count - len(method.decay) == 1:
+        series = self.series
+        if isinstance(loss, list | tuple) and series.colour_count - len(series.decay) == 1:
             raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
-        fields, symbols = concrete_fields(loss, variables, method)
+        fields, symbols = concrete_fields(loss, variables, series)
         step = checked_step(h, symbols)
         losses = [sp.sympify(entry) for entry in (loss if isinstance(loss, list | tuple) else [loss])]
-        colours = [c for c in range(method.colour_count) if c not in method.decay]
+        colours = [c for c in range(series.colour_count) if c not in series.decay]
         differentials = ExplicitDifferentials(fields, symbols)
         total = sp.Integer(0)
         for (power, tree), weight in self.terms.items():
-            if tree.colour in method.decay:
-                scalar = method.decay[tree.colour] / 2 * sp.Add(*(v**2 for v in symbols))
+            if tree.colour in series.decay:
+                scalar = series.decay[tree.colour] / 2 * sp.Add(*(v**2 for v in symbols))
             else:
                 scalar_loss = losses[colours.index(tree.colour)]
                 children = [differentials.vector(child) for child in tree.children]
@@ -103,12 +103,12 @@ class ModifiedLoss:
 
     def _scalar(self, tree: Tree) -> tuple[sp.Expr, str]:
         """S(φ) as a factor and LaTeX."""
-        method = self.series.method
-        single = method.colour_count - len(method.decay) == 1
-        if tree.colour in method.decay:
-            return method.decay[tree.colour] / 2, r"|\theta|^2"
+        decay = self.series.decay
+        single = self.series.colour_count - len(decay) == 1
+        if tree.colour in decay:
+            return decay[tree.colour] / 2, r"|\theta|^2"
         index = "" if single else f"_{{{tree.colour + 1}}}"
-        parts = [printable(c, "loss", method.decay, single) for c in tree.children]
+        parts = [printable(c, "loss", decay, single) for c in tree.children]
         factor = sp.Mul(*(f for f, _ in parts))
         children = [symbol for _, symbol in parts]
         g = f"g{index}"
@@ -130,7 +130,7 @@ class ModifiedLoss:
         return " + ".join(pieces or ["0"]).replace("+ -", "- ")
 
     def __repr__(self) -> str:
-        return f"ModifiedLoss({self.series.method}, order={self.order})"
+        return f"ModifiedLoss(of {self.series!r}, order={self.order})"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -155,7 +155,7 @@ def gradient_test(series: BSeries) -> GradientTest:
     """
     passed = 0
     for power in range(series.order):
-        _, witnesses = _integrate(_reduced_weights(series, power), series.method.decay)
+        _, witnesses = _integrate(_reduced_weights(series, power), series.decay)
         if witnesses:
             return GradientTest(False, passed, tuple(witnesses))
         passed = power + 1
@@ -178,7 +178,7 @@ def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
         )
     terms: dict[tuple[int, Tree], sp.Expr] = {}
     for power in range(wanted):
-        scalars, _ = _integrate(_reduced_weights(series, power), series.method.decay)
+        scalars, _ = _integrate(_reduced_weights(series, power), series.decay)
         terms.update({(power, tree): tidy(weight) for tree, weight in scalars.items()})
     return ModifiedLoss(series, wanted, terms)
 
@@ -186,7 +186,7 @@ def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
 def _reduced_weights(series: BSeries, power: int) -> Weights:
     """The weights of F(τ) at h^power, with vertices of decay contracted unless they are leaves."""
     weights: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0))
-    decay = series.method.decay
+    decay = series.decay
     for tree, value in series.coefficients.items():
         if tree.order == power + 1 and value != 0:
             factor, reduced = contracted(tree, decay)

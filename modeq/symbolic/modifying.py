@@ -2,15 +2,12 @@
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import coefficient_field
-from modeq.symbolic.algebra import substitution_inverse
-from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import Notation, latex_sum
 from modeq.symbolic.equation import modified_equation
-from modeq.symbolic.series import Coefficients
+from modeq.symbolic.fields_and_maps import BSeriesField
 
 
-class ModifyingEquation(BSeries):
+class ModifyingEquation(BSeriesField):
     """f̂ = Σ_{|τ| ≤ order} h^{|τ|−1} m(τ)/σ(τ) F(τ): run the method on f̂ to follow the exact flow of f.
 
     ``field[tree]`` is m(τ), *not* divided by the symmetry σ(τ).
@@ -35,9 +32,6 @@ class ModifyingEquation(BSeries):
 
     def __str__(self) -> str:
         return f"f̂ = {self._text_sum('loss')}"
-
-    def __repr__(self) -> str:
-        return f"ModifyingEquation({self.method}, order={self.order}, {len(self)} trees)"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -80,7 +74,4 @@ def modifying_equation(method: GeneralLinearMethod, order: int) -> ModifyingEqua
             "weight decay"
         )
     equation = modified_equation(method, order)
-    weights = substitution_inverse(equation.coefficients, equation.order)
-    K = coefficient_field(weights.values())
-    values = tuple(K.from_sympy(weights[tree]) for tree in equation)
-    return ModifyingEquation(method, equation.order, Coefficients(equation.series.table, values, K))
+    return ModifyingEquation.of(method, equation.substitution_inverse().series)

@@ -107,7 +107,7 @@ class PhaseSpaceForm:
 
         Parameters
         ----------
-        order : int from 0, optional
+        order : positive int, optional
             Trees with at most this many vertices; by default as many as the form has terms.
         buffers : None, 0, matrix states × colours, or "given"
             None: the method's own start. 0: all buffers zero. A matrix S: X₀ = u θ₀ + h Σ_c S_c f_c(θ₀).

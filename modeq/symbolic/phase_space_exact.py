@@ -164,7 +164,7 @@ class PhaseSpaceCoefficients:
         rest, result = list(self.r[colour]), []
         while rest:
             quotient, remainder = _divided(rest, monic, K)
-            result.append(remainder)
+            result.append(remainder + [K.zero] * (len(monic) - 1 - len(remainder)))
             rest = quotient
         return result
 
@@ -176,6 +176,7 @@ def phase_space_coefficients(method: GeneralLinearMethod, order: int, expansion:
     With λ_i = ln p_i, q(ζ) = c ζ Π(ζ − λ_i) and r(ζ) = q(ζ) G(e^ζ). All expansions interpolate r at 0 and at the
     λ_i and differ in the multiplicity of the nodes only: "derivatives" 0 alone, `order` times (Taylor); "hermite"
     each λ_i once more, and as often as it is a pole; "powers" all of them `order` times, which is r modulo q^order.
+    Highest coefficients that vanish for every colour are left out.
 
     Examples
     --------
@@ -214,7 +215,8 @@ def phase_space_coefficients(method: GeneralLinearMethod, order: int, expansion:
                         series = [gap * g + (series[k - 1] if k else K.zero) for k, g in enumerate(series)]
                 taylor[log] = [q[-1] * g for g in series]
         r[transfer.colour] = interpolated(nodes, taylor, K)
-    return PhaseSpaceCoefficients(exact, q, r)
+    degree = max(k for row in r.values() for k, c in enumerate(row) if c)
+    return PhaseSpaceCoefficients(exact, q, {colour: row[: degree + 1] for colour, row in r.items()})
 
 
 class _Transfer:

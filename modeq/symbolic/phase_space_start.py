@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidOrder
+from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, exact_matrix, tidy
 from modeq.methods.shift_operator import Element
@@ -61,10 +61,7 @@ def phase_space_start(
     themselves, because products with other transients stay such; read for real n, with ln μ the sum of the
     logarithms of the factors, they are the solution that is asked for. See :meth:`PhaseSpaceForm.start`.
     """
-    try:
-        number = checked_order(order) if order != 0 or isinstance(order, bool) else 0
-    except InvalidOrder as error:
-        raise InvalidOrder(f"the order of a start is {order!r}: give an integer from 0") from error
+    number = checked_order(order)
     first = _first_state(method, buffers)
     colours = first.cols
     constant = range(method.colour_count, colours)

@@ -384,10 +384,16 @@ class TreeTable:
     child, since the elementary differentials of the other trees vanish.
     """
 
+    colours: int
     left: Indices
     right: Indices
     root: Indices
     starts: tuple[int, ...]
+
+    @property
+    def order(self) -> int:
+        """The largest number of vertices."""
+        return len(self.starts) - 2
 
     def __len__(self) -> int:
         return len(self.left)
@@ -399,7 +405,7 @@ class TreeTable:
     def truncated(self, order: int) -> "TreeTable":
         """The table of the trees with at most `order` vertices."""
         kept = slice(self.starts[order + 1])
-        return TreeTable(self.left[kept], self.right[kept], self.root[kept], self.starts[: order + 2])
+        return TreeTable(self.colours, self.left[kept], self.right[kept], self.root[kept], self.starts[: order + 2])
 
     @cached_property
     def trees(self) -> list[Tree]:
@@ -437,7 +443,7 @@ def _tree_table(order: int, colours: int, linear: frozenset[int]) -> TreeTable:
         starts.append(len(left))
     for array in (left, right, root):
         array.setflags(write=False)
-    return TreeTable(left, right, root, tuple(starts))
+    return TreeTable(colours, left, right, root, tuple(starts))
 
 
 def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> TreeTable:

@@ -41,6 +41,13 @@ class Coefficients:
             extension = ("algebraic_field", *K.orig_ext)
         return _restored, (self.table, tuple(K.to_sympy(value) for value in self.values), extension)
 
+    @property
+    def free_symbols(self) -> frozenset[sp.Symbol]:
+        """The symbols of the field of coefficients."""
+        if self.field.is_FractionField:
+            return frozenset(self.field.symbols)
+        return frozenset() if self.field.is_QQ else frozenset().union(*(v.free_symbols for v in self.expressions))
+
     @cached_property
     def expressions(self) -> list[sp.Expr]:
         """The coefficients as sympy expressions, factored."""

@@ -165,7 +165,7 @@ def test_how_losses_print():
         r" - \frac{\beta \lambda}{\left(1 - \beta\right)^{2}}\,h\,L"
         r" + \frac{\beta + 1}{4 \left(1 - \beta\right)^{3}}\,h\,|g|^2"
     )
-    assert repr(two).startswith("ModifiedLoss(HeavyBall(momentum=beta)")
+    assert repr(two).startswith("ModifiedLoss(of ModifiedEquation(HeavyBall(momentum=beta)")
     assert two._repr_latex_() == f"$\\displaystyle {two.latex()}$"
     four = mq.modified_equation(registry.METHODS["RK4"](), order=4).modified_loss()
     assert str(four) == "L"

@@ -1,0 +1,299 @@
+"""B-series as objects that can be computed with: fields, and maps of the parameters."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import sympy as sp
+
+from modeq.errors import InvalidSeries, InvalidTree
+from modeq.methods.exact import exact
+from modeq.symbolic import algebra, structure
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.rooted_trees import Tree, TreeTable, as_tree, checked_order, tree_table
+from modeq.symbolic.series import Coefficients
+
+
+class _Computable(BSeries):
+    """What fields and maps have in common."""
+
+    @classmethod
+    def from_coefficients(cls, coefficients: Mapping[Any, Any], order: int, colours: int = 1) -> Self:
+        """Return the series with given coefficients c(τ), not divided by σ(τ), and 0 for every other tree.
+
+        Parameters
+        ----------
+        coefficients : mapping from trees to numbers or rational functions of symbols
+        order : positive int
+            Trees with at most this many vertices.
+        colours : positive int
+            The number of fields.
+
+        Raises
+        ------
+        InvalidTree
+            If a tree has more vertices, or another colour.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.BSeriesField.from_coefficients({mq.Tree([]): 1, mq.Tree([[]]): -0.5}, order=3)[[[]]]
+        -1/2
+        """
+        table = tree_table(checked_order(order), checked_order(colours, "colours"))
+        given = {as_tree(tree): exact(value, f"the coefficient of {tree!r}") for tree, value in coefficients.items()}
+        for tree in given:
+            if tree not in table.index:
+                raise InvalidTree(
+                    f"{tree!r} is not among the trees with at most {order} vertices in {colours} colour(s): raise "
+                    "order or colours"
+                )
+        return cls(_coefficients(table, given), cls.offset)
+
+    def _with(self, coefficients: Mapping[Tree, sp.Expr]) -> Coefficients:
+        return _coefficients(self.series.table, coefficients)
+
+    def _beside(self, other: Any, kind: type["_Computable"] | None = None) -> int:
+        """The order to which two series can be combined; an error if they cannot."""
+        kind = kind or (BSeriesField if isinstance(self, BSeriesField) else BSeriesMap)
+        if not isinstance(other, kind):
+            raise InvalidSeries(f"{other!r} is no {kind.__name__}: build one with {kind.__name__}.from_coefficients")
+        if self.colour_count != other.colour_count or dict(self.decay) != dict(other.decay):
+            raise InvalidSeries(
+                f"{self!r} and {other!r} are series of different fields: give them the same number of colours and the "
+                "same rates of weight decay"
+            )
+        return min(self.order, other.order)
+
+    def _one_field(self) -> Mapping[Tree, sp.Expr]:
+        structure.one_field(self)
+        return self.coefficients
+
+    def truncated(self, order: int) -> Self:
+        """Return the series with the trees of at most `order` vertices only.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> equation = mq.modified_equation(mq.GradientDescent(), order=5)
+        >>> equation.truncated(3) == mq.modified_equation(mq.GradientDescent(), order=3)
+        True
+        """
+        number = min(checked_order(order), self.order)
+        table = self.series.table.truncated(number)
+        return type(self)(
+            Coefficients(table, self.series.values[: len(table)], self.series.field),
+            self.offset,
+            self.decay,
+            self.method,
+        )
+
+    def rescaled(self, factor: Any) -> Self:
+        """Return the series with factor·h for h.
+
+        Examples
+        --------
+        A symmetric method has a modified equation in even powers of h:
+
+        >>> import modeq as mq, sympy as sp
+        >>> midpoint = mq.modified_equation(mq.RungeKutta([[sp.Rational(1, 2)]], [1]), order=4)
+        >>> midpoint.rescaled(-1) == midpoint
+        True
+        """
+        number = exact(factor, "factor")
+        return self._result({tree: number ** (tree.order - self.offset) * c for tree, c in self.items()}, self.order)
+
+    def _result(self, coefficients: Mapping[Tree, sp.Expr], order: int) -> Self:
+        """A series of the same kind and fields, derived from no method."""
+        kind: Any = BSeriesField if isinstance(self, BSeriesField) else BSeriesMap
+        result: Self = kind(_coefficients(self.series.table.truncated(order), coefficients), self.offset, self.decay)
+        return result
+
+
+class BSeriesField(_Computable):
+    """A vector field Σ_τ h^{|τ|−1} b(τ)/σ(τ) F(τ).
+
+    ``field[tree]`` is b(τ), *not* divided by the symmetry σ(τ). Fields are added, subtracted and multiplied
+    by numbers; two fields of different orders give one of the lower order.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> f = mq.BSeriesField.from_coefficients({mq.Tree([]): 1}, order=3)
+    >>> drift = mq.modified_equation(mq.GradientDescent(), order=3) - f
+    >>> drift[[]], drift[[[]]]
+    (0, -1/2)
+    >>> (2 * f).exponential() == f.exponential() @ f.exponential()
+    True
+    """
+
+    offset: int = 1
+
+    def __add__(self, other: Any) -> "BSeriesField":
+        order = self._beside(other)
+        return self._result({t: c + other[t] for t, c in self.items() if t.order <= order}, order)
+
+    def __neg__(self) -> "BSeriesField":
+        return self._result({tree: -c for tree, c in self.items()}, self.order)
+
+    def __sub__(self, other: Any) -> "BSeriesField":
+        order = self._beside(other)
+        return self._result({t: c - other[t] for t, c in self.items() if t.order <= order}, order)
+
+    def __mul__(self, factor: Any) -> "BSeriesField":
+        number = exact(factor, "factor")
+        return self._result({tree: number * c for tree, c in self.items()}, self.order)
+
+    __rmul__ = __mul__
+
+    def exponential(self) -> "BSeriesMap":
+        """Return the map of the field's flow over the time h; see :func:`modeq.symbolic.algebra.flow_map`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> equation = mq.modified_equation(mq.HeavyBall(momentum=0.5), order=4)
+        >>> equation.exponential() == mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=4)
+        True
+        """
+        return BSeriesMap(self._with(algebra.flow_map(self.coefficients, self.order)), 0, self.decay)
+
+    def adjoint(self) -> "BSeriesField":
+        """Return the field of the adjoint method: the same with −h for h.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> implicit = mq.modified_equation(mq.ImplicitEuler(), order=4)
+        >>> mq.modified_equation(mq.GradientDescent(), order=4).adjoint() == implicit
+        True
+        """
+        return self.rescaled(-1)
+
+    def substitute(self, field: "BSeriesField") -> "BSeriesField":
+        """Return this series with the elementary differentials of `field` instead of those of f.
+
+        For one colour. If this is the modified equation of a method, the result is that of the method run on
+        `field`. See :func:`modeq.symbolic.algebra.substitute`.
+
+        Notes
+        -----
+        Source: Chartier, Hairer, Vilmart 2010, *Algebraic structures of B-series* (Found. Comput. Math. 10).
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> descent, f = mq.GradientDescent(), mq.BSeriesField.from_coefficients({mq.Tree([]): 1}, order=4)
+        >>> mq.modified_equation(descent, order=4).substitute(mq.modifying_equation(descent, order=4)) == f
+        True
+        """
+        order = self._beside(field)
+        return self._result(algebra.substitute(field._one_field(), self._one_field(), order), order)
+
+    def substitution_inverse(self) -> "BSeriesField":
+        """Return the field whose substitution into this one gives f; for one colour.
+
+        See :func:`modeq.symbolic.algebra.substitution_inverse`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> equation = mq.modified_equation(mq.GradientDescent(), order=4)
+        >>> equation.substitution_inverse() == mq.modifying_equation(mq.GradientDescent(), order=4)
+        True
+        """
+        return self._result(algebra.substitution_inverse(self._one_field(), self.order), self.order)
+
+    def is_hamiltonian(self) -> bool:
+        """Whether the field is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
+        return structure.is_hamiltonian(self._one_field(), self.order)
+
+    def is_energy_preserving(self) -> bool:
+        """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`."""
+        return structure.is_energy_preserving(self._one_field(), self.order)
+
+    def is_even(self) -> bool:
+        """Whether it is the same for −h as for h, as for symmetric methods."""
+        return structure.is_even(self.coefficients, self.order)
+
+
+class BSeriesMap(_Computable):
+    """A map θ⁺ = θ + Σ_τ h^{|τ|} a(τ)/σ(τ) F(τ)(θ).
+
+    ``map[tree]`` is a(τ), *not* divided by the symmetry σ(τ). ``second @ first`` is `second` after `first`.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> step = mq.memoryless_map(mq.GradientDescent(), order=3)
+    >>> (step @ step).coefficients
+    {Tree([]): 2, Tree([[]]): 1, Tree([[[]]]): 0, Tree([[], []]): 1}
+    """
+
+    offset: int = 0
+
+    def __matmul__(self, first: "BSeriesMap") -> "BSeriesMap":
+        order = self._beside(first)
+        return self._result(algebra.compose(first.coefficients, self.coefficients, order), order)
+
+    def inverse(self) -> "BSeriesMap":
+        """Return the inverse map.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> step = mq.memoryless_map(mq.GradientDescent(), order=4)
+        >>> set((step.inverse() @ step).coefficients.values())
+        {0}
+        """
+        return self._result(algebra.inverse(self.coefficients, self.order), self.order)
+
+    def adjoint(self) -> "BSeriesMap":
+        """Return the adjoint map: the inverse, with −h for h.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> implicit = mq.memoryless_map(mq.ImplicitEuler(), order=4)
+        >>> mq.memoryless_map(mq.GradientDescent(), order=4).adjoint() == implicit
+        True
+        """
+        return self._result(algebra.adjoint(self.coefficients, self.order), self.order)
+
+    def logarithm(self) -> BSeriesField:
+        """Return the field whose flow over the time h is the map: its modified equation.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> step = mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=4)
+        >>> step.logarithm() == mq.modified_equation(mq.HeavyBall(momentum=0.5), order=4)
+        True
+        """
+        return BSeriesField(self._with(algebra.logarithm(self.coefficients, self.order)), 1, self.decay)
+
+    def substitute(self, field: BSeriesField) -> "BSeriesMap":
+        """Return the map with `field` instead of f, for one colour; see :meth:`BSeriesField.substitute`.
+
+        Examples
+        --------
+        Gradient descent on its modifying equation is the exact flow:
+
+        >>> import modeq as mq
+        >>> f = mq.BSeriesField.from_coefficients({mq.Tree([]): 1}, order=4)
+        >>> step = mq.memoryless_map(mq.GradientDescent(), order=4)
+        >>> step.substitute(mq.modifying_equation(mq.GradientDescent(), order=4)) == f.exponential()
+        True
+        """
+        order = self._beside(field, BSeriesField)
+        return self._result(algebra.substitute(field._one_field(), self._one_field(), order), order)
+
+    def is_symplectic(self) -> bool:
+        """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`."""
+        return structure.is_symplectic(self._one_field(), self.order)
+
+
+def _coefficients(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coefficients:
+    """Coefficients in the smallest field that holds them; 0 for trees that are not among the weights."""
+    values = [weights.get(tree, sp.Integer(0)) for tree in table.trees]
+    K, elements = sp.construct_domain(values, field=True, extension=True)
+    return Coefficients(table, tuple(elements), K)
