@@ -180,8 +180,7 @@ def _split(A: sp.MatrixBase, field: Domain) -> tuple[Domain, dict[Any, int]]:
     z = sp.Symbol("z")
     roots: dict[sp.Expr, int] = {}
     hard = []
-    for factor, multiplicity in sp.factor_list(A.charpoly(z).as_expr(), z)[1]:
-        polynomial = sp.Poly(factor, z)
+    for polynomial, multiplicity in sp.factor_list(sp.Poly(A.charpoly(z).as_expr(), z))[1]:
         if polynomial.degree() == 1:
             lead, constant = polynomial.all_coeffs()
             roots[sp.cancel(-constant / lead)] = multiplicity
