@@ -370,11 +370,13 @@ def test_how_it_prints():
 
 
 def test_equal_differentials_are_added():
-    """Decay inside decay is λ² θ: one term, though two trees for coupled and inner decay."""
-    form = state_space_form(mq.HeavyBall(beta).with_weight_decay(lam), order=3)
+    """Decay below and between two gradients is −λ f'f = −λ H g from two trees, printed as one term."""
+    form = state_space_form(mq.HeavyBall(Q(1, 2)).with_weight_decay(lam), order=3)
+    below, between = mq.Tree(1, [H_dot]), mq.Tree(0, [mq.Tree(1, [dot])])
+    assert is_zero(form[0, below] + form[0, between] - 16 * (52 - 75 * sp.log(2)) / 3)
     theta = str(form).splitlines()[0]
-    symbols = [term.rsplit("·", 1)[1] for term in theta.replace(" - ", " + ").split(" + ") if "·" in term]
-    assert len(symbols) > 10
+    assert theta.count("·H g ") == 2  # with h, and with h²λ
+    assert " - 16*h**2*lambda*(52 - 75*log(2))/3·H g " in theta
 
 
 @pytest.mark.parametrize(
