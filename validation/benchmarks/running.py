@@ -1,6 +1,7 @@
 """Run each measurement in a process of its own, and compare what the packages computed."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import modeq
 from validation.benchmarks.cases import CASES, PACKAGES, Case
 
 WORKERS = Path(__file__).parent / "workers"
@@ -51,10 +53,13 @@ class Measurement:
 
 
 def run_once(package: str, case: str, order: int, interpreter: str, limit: float) -> dict[str, Any]:
-    """Run one worker in a fresh process and return its report."""
+    """Run one worker in a fresh process and return its report; modeq is the one imported here."""
+    environment = dict(os.environ)
+    if package == "modeq":
+        environment["PYTHONPATH"] = str(Path(modeq.__file__).parents[1])
     command = [interpreter, str(WORKERS / f"{PACKAGES[package]}.py"), case, str(order)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=environment)
     except subprocess.TimeoutExpired:
         return {"status": f"> {limit:g} s"}
     except FileNotFoundError:

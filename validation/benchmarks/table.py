@@ -1,6 +1,7 @@
 """Results as a Markdown table, with where and when they were measured."""
 
 import platform
+import statistics
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
@@ -36,9 +37,17 @@ def _processor() -> str:
 
 
 def markdown(results: Sequence[Measurement]) -> str:
-    """Return one row per case and order: median seconds of each package, memory and limits of modeq."""
+    """Return one row per case and order: median seconds of each package; processor time, memory and limits of modeq."""
     packages = list(dict.fromkeys(r.package for r in results))
-    header = ["case", "order", "trees", *(f"{package}, s" for package in packages), "modeq, MB", "asked of modeq"]
+    header = [
+        "case",
+        "order",
+        "trees",
+        *(f"{package}, s" for package in packages),
+        "modeq, processor s",
+        "modeq, MB",
+        "asked of modeq",
+    ]
     rows = [header, ["---", *("---:" for _ in header[1:])]]
     by_row: dict[tuple[str, int], dict[str, Measurement]] = {}
     for result in results:
@@ -47,7 +56,8 @@ def markdown(results: Sequence[Measurement]) -> str:
         mine = row["modeq"]
         trees = f"{mine.terms:,}" if mine.terms and case != "Lotka-Volterra" else ""
         cells = [_seconds(row[package]) for package in packages]
-        rows.append([case, str(order), trees, *cells, str(mine.megabytes or ""), _asked(case, order)])
+        processor = _rounded(statistics.median(mine.processor)) if mine.processor else ""
+        rows.append([case, str(order), trees, *cells, processor, str(mine.megabytes or ""), _asked(case, order)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     where = ", ".join(f"{name} {value}" for name, value in environment(results).items())
     return f"{table}\n\n{where[0].upper()}{where[1:]}.\n"
@@ -56,7 +66,11 @@ def markdown(results: Sequence[Measurement]) -> str:
 def _seconds(result: Measurement) -> str:
     if result.status != "measured":
         return "—" if result.status == "not offered" else result.status
-    return f"{result.median:.3f}" if result.median < 10 else f"{result.median:.0f}"
+    return _rounded(result.median)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def _asked(name: str, order: int) -> str:
