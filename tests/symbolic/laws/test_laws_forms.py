@@ -99,7 +99,7 @@ def test_the_phase_space_form_holds_along_the_modified_flow(method):
 @given(momenta, st.sampled_from([mq.HeavyBall, mq.Nesterov]))
 def test_the_phase_space_form_keeps_the_transient(b, make):
     """q(ln β) = 0, and interpolated r is q·G there: the transient is a solution with f at its own rate."""
-    form = mq.phase_space_form(make(b), 2, hermite=True)
+    form = mq.phase_space_form(make(b), 2, "hermite")
     zeta, z = sp.Symbol("zeta"), sp.Symbol("z")
     q = sum(c * zeta**k for k, c in enumerate(form.q, start=1))
     G = make(b).transfer_function(z)

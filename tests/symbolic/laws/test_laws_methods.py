@@ -4,7 +4,6 @@ import math
 from itertools import product
 
 import hypothesis.strategies as st
-import pytest
 import sympy as sp
 from hypothesis import given, settings
 from law_strategies import (
@@ -283,18 +282,6 @@ def test_the_map_of_a_tableau_has_its_elementary_weights(tableau):
     assert step_of(mq.RungeKutta(*tableau)) == elementary_weights(*tableau, TREES)
 
 
-@SOME
-@given(tableaus())
-def test_the_first_error_of_a_tableau(tableau):
-    """Below its order of accuracy b(τ) = 0; there b(τ) = Φ(τ) − 1/γ(τ)."""
-    found = modified(mq.RungeKutta(*tableau))
-    misses = {tree: value - Q(1, tree.density) for tree, value in elementary_weights(*tableau, TREES).items()}
-    first = min((tree.order for tree, miss in misses.items() if miss), default=ORDER + 1)
-    for tree, value in found.items():
-        if tree.order <= first:
-            assert value == misses[tree] + int(tree.order == 1)
-
-
 orders = st.one_of(
     fractions(Q(1, 6), 2).map(lambda c: (2, [[0, 0], [c, 0]], [1 - 1 / (2 * c), 1 / (2 * c)])),
     st.tuples(nonzero, nonzero)
@@ -308,6 +295,18 @@ def kutta_of_order_three(c, d):
     b = sp.Matrix([[1, 1, 1], [0, c, d], [0, c**2, d**2]]).LUsolve(sp.Matrix([1, Q(1, 2), Q(1, 3)]))
     last = 1 / (6 * b[2] * c)
     return [[0, 0, 0], [c, 0, 0], [d - last, last, 0]], list(b)
+
+
+@SOME
+@given(st.one_of(tableaus(), orders.map(lambda case: (sp.Matrix(case[1]), case[2]))))
+def test_the_first_error_of_a_tableau(tableau):
+    """Below its order of accuracy b(τ) = 0; there b(τ) = Φ(τ) − 1/γ(τ)."""
+    found = modified(mq.RungeKutta(*tableau))
+    misses = {tree: value - Q(1, tree.density) for tree, value in elementary_weights(*tableau, TREES).items()}
+    first = min((tree.order for tree, miss in misses.items() if miss), default=ORDER + 1)
+    for tree, value in found.items():
+        if tree.order <= first:
+            assert value == misses[tree] + int(tree.order == 1)
 
 
 @SOME
@@ -445,15 +444,10 @@ def followed(method, order, steps):
 
 
 @FEW
-@given(general_linear_methods(roots=st.just(Q(0))).filter(lambda method: method.state_count < 3), st.integers(6, 9))
+@given(general_linear_methods(roots=st.just(Q(0))), st.integers(6, 9))
 def test_shift_registers_are_followed_exactly(method, steps):
     """With the parasitic eigenvalue 0 the transient ends after finitely many steps."""
     assert followed(method, 3, steps) == {tree: iterates(method, tree, steps) for tree in all_trees(3)}
-
-
-def test_longer_shift_registers():
-    adams = mq.LinearMultistep(rho=[0, 0, -1, 1], sigma=[Q(5, 12), Q(-16, 12), Q(23, 12)])
-    assert followed(adams, 3, 9) == {tree: iterates(adams, tree, 9) for tree in all_trees(3)}
 
 
 @FEW
