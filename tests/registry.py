@@ -6,7 +6,6 @@ import sympy as sp
 import torch
 
 import modeq as mq
-from modeq.methods.momentum import PID
 from modeq.methods.runge_kutta import RK4, ExplicitMidpoint
 from modeq.numeric.data import digits
 from modeq.numeric.networks.small import tanh_network
@@ -44,7 +43,7 @@ _FAMILY = {
     "Nesterov 0.9": partial(mq.Nesterov, momentum=0.9),
     "classical Nesterov 0.5": partial(mq.ClassicalNesterov, momentum=0.5),
     "quasi-hyperbolic 0.9": partial(mq.QuasiHyperbolic, momentum=0.9, nu=0.7),
-    "PID 0.6": partial(PID, momentum=0.6, derivative=10, integral=5, proportional=1),
+    "PID 0.6": partial(mq.PID, momentum=0.6, derivative=10, integral=5, proportional=1),
     "extragradient": mq.Extragradient,
     "implicit Euler": mq.ImplicitEuler,
 }

@@ -6,7 +6,6 @@ import sympy as sp
 from sympy import Rational as Q
 
 import modeq as mq
-from modeq.methods.momentum import PID
 
 beta, k, ki, kp, z = sp.symbols("beta k ki kp z")
 
@@ -39,7 +38,7 @@ def pid_run(steps, h, momentum, derivative, integral, proportional, decay=0.0, d
 @pytest.mark.parametrize("gains", [(10, 5, 1), (3, 1, 0), (-2, 1, 0.5)], ids=str)
 def test_pid_runs_like_its_published_code(gains, decay):
     derivative, integral, proportional = gains
-    method = PID(0.75, derivative, integral, proportional)
+    method = mq.PID(0.75, derivative, integral, proportional)
     if decay:
         method = method.with_weight_decay(decay["decay"], decoupled=decay.get("decoupled", False))
     found = mq.iterate(method, PROBLEM, START, h=0.01, steps=25).y
@@ -59,25 +58,25 @@ def test_pid_with_a_changing_learning_rate():
         v, d = 0.5 * v + g, 0.5 * d + (0 if n == 0 else 0.5 * (g - (last if n > 1 else 0)))
         theta, last = theta - rate(n) * (v + 2 * d), g
         expected.append(theta)
-    found = mq.iterate(PID(0.5, 2), PROBLEM, START, h=rate, steps=8).y
+    found = mq.iterate(mq.PID(0.5, 2), PROBLEM, START, h=rate, steps=8).y
     assert np.allclose(found, expected, rtol=0, atol=1e-15)
 
 
 def test_pid_in_general():
     buffers = ki * z / (z - beta) + k * (1 - beta) * (z - 1) / (z - beta)
-    found = PID(beta, k, ki, kp).transfer_function(z)
+    found = mq.PID(beta, k, ki, kp).transfer_function(z)
     assert sp.cancel(found - (kp + buffers) / (z - 1)) == 0
 
 
 @pytest.mark.parametrize(
     ("pid", "other"),
     [
-        (PID(beta, 0), mq.HeavyBall(beta)),
-        (PID(beta, beta / (1 - beta)), mq.Nesterov(beta)),
-        (PID(beta, 0, integral=beta, proportional=1), mq.Nesterov(beta)),
-        (PID(0, 1), mq.OptimisticGradient()),
-        (PID(beta, 0, integral=(1 - beta) * k, proportional=1 - k), mq.QuasiHyperbolic(beta, k)),
-        (PID(0, 0), mq.GradientDescent()),
+        (mq.PID(beta, 0), mq.HeavyBall(beta)),
+        (mq.PID(beta, beta / (1 - beta)), mq.Nesterov(beta)),
+        (mq.PID(beta, 0, integral=beta, proportional=1), mq.Nesterov(beta)),
+        (mq.PID(0, 1), mq.OptimisticGradient()),
+        (mq.PID(beta, 0, integral=(1 - beta) * k, proportional=1 - k), mq.QuasiHyperbolic(beta, k)),
+        (mq.PID(0, 0), mq.GradientDescent()),
     ],
     ids=lambda m: repr(m),
 )
@@ -90,14 +89,14 @@ def test_pid_holds_the_others(pid, other):
 
 def test_pid_whose_buffers_cancel():
     """With k_D (1 − β)² = k_I β the buffers undo each other, and gradient descent is left, 11 times as fast."""
-    published = mq.modified_equation(PID(0.5, derivative=10, integral=5, proportional=1), order=5)
+    published = mq.modified_equation(mq.PID(0.5, derivative=10, integral=5, proportional=1), order=5)
     descent = mq.modified_equation(mq.GradientDescent(), order=5)
     assert all(published[tree] == 11**tree.order * value for tree, value in descent.items())
 
 
 def test_the_start_of_pid():
     """In the first step v moves θ and d does not; the second difference counts from 0."""
-    first, second = mq.iterate(PID(0.5, 8, 3, 2), PROBLEM, START, h=1e-3, steps=2).y[1:] - START
+    first, second = mq.iterate(mq.PID(0.5, 8, 3, 2), PROBLEM, START, h=1e-3, steps=2).y[1:] - START
     assert np.allclose(first, -1e-3 * 5 * gradient(START), rtol=1e-12)
     g = gradient(START + first)
     v, d = 0.5 * gradient(START) + g, 0.5 * g
@@ -120,7 +119,7 @@ def test_the_start_of_pid():
 )
 def test_refused_gains(arguments, message):
     with pytest.raises(mq.InvalidMethod, match=message):
-        PID(**arguments)
+        mq.PID(**arguments)
 
 
 def test_gauss_with_two_stages_is_of_order_four():

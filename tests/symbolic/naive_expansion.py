@@ -1,7 +1,7 @@
 """Modified equations by brute force: Taylor expansion of the iteration itself, with polynomials in h and θ.
 
-Nothing here knows of trees or transfer functions. The unknown field F = F₀ + hF₁ + … is inserted into the
-update rule, with θ(t + sh) = Σ (sh)ᵏ/k! Dᵏθ and D the derivative along F, and solved power by power.
+The unknown field F = F₀ + hF₁ + … is inserted into the update rule, with θ(t + sh) = Σ (sh)ᵏ/k! Dᵏθ and D the
+derivative along F, and solved power by power. Nothing here knows of trees, transfer functions or modeq.
 """
 
 import sympy as sp
@@ -49,7 +49,7 @@ class Expansion:
     def solve(self, rule, slope):
         """The F with rule(later) = 0 through h^order, where rule = h·slope·F + (terms that F enters later)."""
         F = [self.ring.zero] * len(self.theta)
-        inverse = 1 / self.field.from_sympy(sp.sympify(slope))
+        inverse = 1 / self.ring(slope).coeff(1)
         for _ in range(self.order):
             defect = rule(lambda function, shift, F=F: self.later(function, F, shift))
             F = [a - self.truncated(b).mul_ground(inverse).exquo(self.h) for a, b in zip(F, defect, strict=True)]
@@ -76,7 +76,7 @@ def heavy_ball(e, f, beta, alpha=0):
             (1, later(e.theta, 1)), (-1 - beta, e.theta), (beta, later(e.theta, -1)), (-e.h * (1 - alpha), f)
         )
 
-    return e.solve(rule, (1 - beta).as_expr())
+    return e.solve(rule, 1 - beta)
 
 
 def torch_nesterov(e, f, beta):
@@ -87,7 +87,7 @@ def torch_nesterov(e, f, beta):
         velocity = combination((1, e.theta), (-1, later(e.theta, -1)), (-e.h, later(f, -1)))
         return combination((1, later(e.theta, 1)), (-1, e.theta), (-e.h * (1 + beta), f), (-beta, velocity))
 
-    return e.solve(rule, (1 - beta).as_expr())
+    return e.solve(rule, 1 - beta)
 
 
 def classical_nesterov(e, f, beta):
@@ -97,7 +97,7 @@ def classical_nesterov(e, f, beta):
         y = combination((1 + beta, e.theta), (-beta, later(e.theta, -1)))
         return combination((1, later(e.theta, 1)), (-1, y), (-e.h, e.composed(f, y)))
 
-    return e.solve(rule, (1 - beta).as_expr())
+    return e.solve(rule, 1 - beta)
 
 
 def decoupled_heavy_ball(e, f, beta, lam):
@@ -108,7 +108,75 @@ def decoupled_heavy_ball(e, f, beta, lam):
         q = 1 - e.h * lam
         return combination((1, later(e.theta, 1)), (-q - beta, e.theta), (beta * q, later(e.theta, -1)), (-e.h, f))
 
-    return e.solve(rule, (1 - beta).as_expr())
+    return e.solve(rule, 1 - beta)
+
+
+def quasi_hyperbolic(e, f, beta, nu):
+    beta, nu = e.number(beta), e.number(nu)
+
+    def rule(later):
+        # hνv⁺ = θ⁺ − θ − h(1 − ν)f, and v⁺ = βv + (1 − β)f.
+        buffer = combination((1, e.theta), (-1, later(e.theta, -1)), (-e.h * (1 - nu), later(f, -1)))
+        moved = combination((1, later(e.theta, 1)), (-1, e.theta), (-e.h * (1 - nu), f))
+        return combination((1, moved), (-beta, buffer), (-e.h * nu * (1 - beta), f))
+
+    return e.solve(rule, 1 - beta)
+
+
+def pid(e, f, beta, derivative, integral, proportional):
+    beta, kd, ki, kp = (e.number(value) for value in (beta, derivative, integral, proportional))
+
+    def rule(later):
+        # m = h(k_I v + k_D d) = θ − θ⁻ − h k_P f⁻, and m⁺ = βm + h(k_I f + k_D(1 − β)(f − f⁻)).
+        buffers = combination((1, e.theta), (-1, later(e.theta, -1)), (-e.h * kp, later(f, -1)))
+        moved = combination((1, later(e.theta, 1)), (-1, e.theta), (-e.h * kp, f))
+        change = combination((1, f), (-1, later(f, -1)))
+        return combination((1, moved), (-beta, buffers), (-e.h * ki, f), (-e.h * kd * (1 - beta), change))
+
+    return e.solve(rule, 1 - beta)
+
+
+def triple_momentum(e, f, beta, gamma, delta):
+    beta, gamma, delta = e.number(beta), e.number(gamma), e.number(delta)
+
+    def rule(later):
+        def change(vector):
+            return combination((1, vector), (-1, later(vector, -1)))
+
+        # θ = ξ + δ(ξ − ξ⁻), solved for ξ: each difference brings one more power of h.
+        xi = term = e.theta
+        for _ in range(e.order):
+            term = combination((-delta, change(term)))
+            xi = combination((1, xi), (1, term))
+        y = combination((1, xi), (gamma, change(xi)))
+        return combination((1, later(xi, 1)), (-1, xi), (-beta, change(xi)), (-e.h, e.composed(f, y)))
+
+    return e.solve(rule, 1 - beta)
+
+
+def multistep(e, f, rho, sigma):
+    """Σ ρ_j θ_{n+j} = h Σ σ_j f(θ_{n+j})."""
+
+    def rule(later):
+        left = [(e.number(r), later(e.theta, j)) for j, r in enumerate(rho)]
+        return combination(*left, *((-e.h * e.number(s), later(f, j)) for j, s in enumerate(sigma)))
+
+    return e.solve(rule, e.number(sum(j * r for j, r in enumerate(rho))))
+
+
+def runge_kutta(e, f, A, b):
+    def rule(later):
+        stages = [e.theta] * len(b)
+        for _ in range(e.order):  # each sweep settles one more power of h
+            slopes = [e.composed(f, y) for y in stages]
+            stages = [
+                combination((1, e.theta), *((e.h * e.number(a), k) for a, k in zip(row, slopes, strict=True)))
+                for row in A
+            ]
+        moves = [(-e.h * e.number(w), e.composed(f, y)) for w, y in zip(b, stages, strict=True)]
+        return combination((1, later(e.theta, 1)), (-1, e.theta), *moves)
+
+    return e.solve(rule, e.number(sum(b)))
 
 
 def extragradient(e, f):
@@ -124,42 +192,3 @@ def optimistic_gradient(e, f):
         return combination((1, later(e.theta, 1)), (-1, e.theta), (-2 * e.h, f), (e.h, later(f, -1)))
 
     return e.solve(rule, 1)
-
-
-def tree_field(e, children):
-    """The field that isolates a tree: vertex v moves with the product of its children's components.
-
-    At θ = 0 the elementary differential F(τ) of its own tree has the root component σ(τ) and all
-    others vanish there, so that the root component of a series is its coefficient, not divided by σ.
-    """
-    field = []
-    for below in children:
-        product = e.ring.one
-        for child in below:
-            product *= e.theta[child]
-        field.append(product)
-    return field
-
-
-def vertices(nested):
-    """For each vertex of a tree in nested lists the numbers of its children; the root is 0."""
-    children = [[]]
-
-    def visit(tree, number):
-        for child in tree:
-            children.append([])
-            below = len(children) - 1
-            children[number].append(below)
-            visit(child, below)
-
-    visit(nested, 0)
-    return children
-
-
-def coefficient(nested, rule, symbols=(), **hyperparameters):
-    """b(τ) of a rule above."""
-    children = vertices(nested)
-    e = Expansion([f"y{i}" for i in range(len(children))], len(children), symbols)
-    root = rule(e, tree_field(e, children), **hyperparameters)[0]
-    at_zero = root.coeff(e.h ** (len(children) - 1))
-    return sp.factor(e.field.to_sympy(at_zero))

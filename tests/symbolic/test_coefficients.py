@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import sympy as sp
-from naive_expansion import coefficient, heavy_ball, torch_nesterov
+from naive_expansion import heavy_ball, torch_nesterov
+from naive_trees import coefficient
 from sympy import Rational as Q
 
 import modeq as mq

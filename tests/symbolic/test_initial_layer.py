@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import registry
 import sympy as sp
-from naive_expansion import vertices
+from naive_trees import vertices
 from scipy.integrate import solve_ivp
 from sympy import Rational as Q
 from sympy.polys.matrices import DomainMatrix
