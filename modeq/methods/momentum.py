@@ -247,13 +247,13 @@ def PID(momentum: Any, derivative: Any, integral: Any = 1, proportional: Any = 0
     Examples
     --------
     >>> import modeq as mq, sympy as sp
-    >>> PID(0.9, derivative=10, integral=5, proportional=1).transfer_function(sp.Symbol("z"))
+    >>> mq.PID(0.9, derivative=10, integral=5, proportional=1).transfer_function(sp.Symbol("z"))
     (70*z - 19)/((z - 1)*(10*z - 9))
 
     Nesterov momentum is the case k_D = β/(1 − β):
 
     >>> nesterov = mq.modified_equation(mq.Nesterov(0.5), order=4)
-    >>> mq.modified_equation(PID(0.5, derivative=1), order=4).coefficients == nesterov.coefficients
+    >>> mq.modified_equation(mq.PID(0.5, derivative=1), order=4).coefficients == nesterov.coefficients
     True
     """
     beta = _fraction(momentum, "momentum")
