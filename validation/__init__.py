@@ -1,0 +1,1 @@
+"""Runnable checks of claims, one script each; not part of the wheel."""
