@@ -3,14 +3,14 @@
 from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import sympy as sp
 
 from modeq.errors import InvalidNotation, InvalidTree
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import FrozenMapping, tidy
-from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, printable, text_term
+from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, plain, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitField, explicit
 from modeq.symbolic.rooted_trees import Tree, as_tree
 from modeq.symbolic.series import Coefficients
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss
 
 h = sp.Symbol("h")
+
+
+class Written(NamedTuple):
+    """Something as text and as LaTeX."""
+
+    text: str
+    latex: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +48,9 @@ class BSeries(Mapping[Tree, sp.Expr]):
     offset: int = 1
     decay: Mapping[int, sp.Expr] = field(default_factory=lambda: FrozenMapping({}))
     method: GeneralLinearMethod | None = None
+
+    _left: ClassVar[Written] = Written("y", "y")
+    _first: ClassVar[Written] = Written("", "")
 
     @classmethod
     def of(cls, method: GeneralLinearMethod, series: Coefficients, offset: int | None = None) -> Self:
@@ -202,9 +212,21 @@ class BSeries(Mapping[Tree, sp.Expr]):
             groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))
         return groups
 
-    def _latex_pieces(self, notation: Notation) -> list[tuple[sp.Expr, str]]:
-        """The printed terms of the series; several terms with one power of h in a bracket."""
-        pieces: list[tuple[sp.Expr, str]] = []
+    def latex(self, notation: Notation = "loss") -> str:
+        r"""Return the series as LaTeX.
+
+        Parameters
+        ----------
+        notation : "loss" or "field"
+            With g, H and ∇ᵏL for f = −∇L, or with f, f', f''.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=3).latex())
+        \dot\theta = -g - \frac{1}{2}\,h\,H g - h^{2}\,\left(\frac{1}{3}\,H H g + \frac{1}{12}\,\nabla^3L[g,g]\right)
+        """
+        pieces = [(sp.Integer(1), self._first.latex)] if self._first.latex else []
         for power, terms in self._terms(notation):
             step = "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
             if power == 0 or len(terms) <= 1:
@@ -213,14 +235,46 @@ class BSeries(Mapping[Tree, sp.Expr]):
                 sign = -1 if all(weight.as_coeff_Mul()[0] < 0 for weight, _ in terms) else 1
                 inner = latex_sum([(tidy(sign * weight), symbol) for weight, symbol in terms])
                 pieces.append((sp.Integer(sign), rf"{step}\left({inner}\right)"))
-        return pieces
+        return f"{self._left.latex} = {latex_sum(pieces)}"
 
-    def _text_sum(self, notation: Notation, first: str = "") -> str:
-        """The terms as text, each as coefficient·differential."""
-        pieces = [first] if first else []
+    def text(self, notation: Notation = "loss") -> str:
+        """Return the series as one line of text, each term as coefficient·differential; ``str`` gives it for a loss.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=3).text("field"))
+        θ' = f - h/2·f'(f) + h**2/3·f'(f'(f)) + h**2/12·f''(f,f)
+        """
+        pieces = [self._first.text] if self._first.text else []
         for power, terms in self._terms(notation):
             pieces += [text_term(h**power * weight, symbol) for weight, symbol in terms]
-        return " + ".join(pieces or ["0"]).replace("+ -", "- ")
+        return f"{self._left.text} = " + " + ".join(pieces or ["0"]).replace("+ -", "- ")
+
+    def pretty(self, notation: Notation = "loss") -> str:
+        """Return the series as text in two dimensions, with fractions and powers as they are written by hand.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).pretty())
+                  H g⋅h
+        θ' = -g - ─────
+                    2
+        """
+        terms = [sp.Symbol(self._first.text)] if self._first.text else []
+        for power, group in self._terms(notation):
+            terms += [weight * h**power * sp.Symbol(plain(symbol)) for weight, symbol in group]
+        right = sp.Add(*terms, evaluate=False)
+        equation = sp.Eq(sp.Symbol(self._left.text), right, evaluate=False)
+        text: str = sp.pretty(equation, order="none", use_unicode=True, wrap_line=False)
+        return text
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
 
 
 class _Pairs(ItemsView[Tree, sp.Expr]):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from modeq.methods.base import GeneralLinearMethod
-from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.b_series import Written
 from modeq.symbolic.fields_and_maps import BSeriesField
 from modeq.symbolic.initial_layer import InitialLayer, initial_layer
 from modeq.symbolic.rooted_trees import checked_order
@@ -27,23 +27,9 @@ class ModifiedEquation(BSeriesField):
     (4, -1/2, 1/6)
     """
 
+    _left = Written("θ'", r"\dot\theta")
+
     method: GeneralLinearMethod
-
-    def latex(self, notation: Notation = "loss") -> str:
-        r"""Return the equation as LaTeX.
-
-        Parameters
-        ----------
-        notation : "loss" or "field"
-            With g, H and ∇ᵏL for f = −∇L, or with f, f', f''.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> print(mq.modified_equation(mq.GradientDescent(), order=3).latex())
-        \dot\theta = -g - \frac{1}{2}\,h\,H g - h^{2}\,\left(\frac{1}{3}\,H H g + \frac{1}{12}\,\nabla^3L[g,g]\right)
-        """
-        return r"\dot\theta = " + latex_sum(self._latex_pieces(notation))
 
     def initial_layer(self, order: int | None = None, buffers: Any = None) -> InitialLayer:
         """Return where the flow must start, as a B-series at θ₀; see :func:`~modeq.symbolic.initial_layer`.
@@ -66,12 +52,6 @@ class ModifiedEquation(BSeriesField):
         (-2, 20)
         """
         return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
-
-    def __str__(self) -> str:
-        return f"θ' = {self._text_sum('loss')}"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquation:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sympy as sp
 from sympy.polys.domains.domain import Domain
 from sympy.polys.rings import PolyElement, PolyRing
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidNotation, InvalidProblem
 from modeq.methods.exact import tidy_element
 from modeq.symbolic.rooted_trees import Tree
 
@@ -35,11 +35,17 @@ class ExplicitField:
         free = self.h.free_symbols.union(*(c.free_symbols for c in self.components)) - set(self.variables)
         return tuple(sorted(free, key=lambda s: s.name))
 
-    def lambdify(self, modules: str = "numpy") -> Callable[..., Any]:
+    def lambdify(self, modules: Literal["numpy", "torch"] = "numpy") -> Callable[..., Any]:
         """Return a function of (θ, parameters…) with common subexpressions computed once.
 
-        θ is a sequence of the variables' values; the free parameters follow in the order of
-        :attr:`parameters`. The function returns a list of the components.
+        θ is a sequence of the variables' values (numbers or arrays of one shape, or a tensor whose first
+        axis counts the variables); the free parameters follow in the order of :attr:`parameters`, as numbers
+        or arrays. The function returns a list of the components; with "torch" they can be differentiated.
+
+        Raises
+        ------
+        InvalidNotation
+            If `modules` is neither "numpy" nor "torch".
 
         Examples
         --------
@@ -49,8 +55,23 @@ class ExplicitField:
         >>> field.lambdify()([2.0], 0.1)
         [-2.1]
         """
-        function = sp.lambdify([list(self.variables), *self.parameters], list(self.components), modules, cse=True)
-        return function  # type: ignore[no-any-return]
+        if modules not in ("numpy", "torch"):
+            raise InvalidNotation(f"modules is {modules!r}: give 'numpy' or 'torch'")
+        components = list(self.components)
+        if modules == "torch":  # its functions take no plain numbers, neither constants like √2 nor parameters
+            components = [
+                c.replace(lambda e: e.is_number and not e.is_Rational, lambda e: e.evalf(17)) for c in components
+            ]
+        function: Callable[..., Any] = sp.lambdify(
+            [list(self.variables), *self.parameters], components, modules, cse=True
+        )
+        if modules == "numpy":
+            return function
+
+        def of_tensors(theta: Any, *parameters: Any) -> Any:
+            return function(theta, *(p if hasattr(p, "new_tensor") else theta[0].new_tensor(p) for p in parameters))
+
+        return of_tensors
 
 
 def _sum_of_products(products: Iterable[Sequence[sp.Expr]]) -> sp.Expr:

@@ -8,7 +8,8 @@ import sympy as sp
 from modeq.errors import InvalidSeries, InvalidTree
 from modeq.methods.exact import exact
 from modeq.symbolic import algebra, structure
-from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.b_series import BSeries, Written
+from modeq.symbolic.modified_loss import ModifiedLoss, gradient_part
 from modeq.symbolic.rooted_trees import Tree, TreeTable, as_tree, checked_order, tree_table
 from modeq.symbolic.series import Coefficients
 
@@ -127,6 +128,7 @@ class BSeriesField(_Computable):
     """
 
     offset: int = 1
+    _left = Written("f̃", r"\tilde f")
 
     def __add__(self, other: Any) -> "BSeriesField":
         order = self._beside(other)
@@ -203,6 +205,26 @@ class BSeriesField(_Computable):
         """
         return self._result(algebra.substitution_inverse(self._one_field(), self.order), self.order)
 
+    def gradient_part(self) -> tuple[ModifiedLoss, "BSeriesField"]:
+        """Return L̃ and the remainder of the field, f̃ = −∇L̃ + remainder, for f = −∇L.
+
+        On each unrooted tree the gradient part has the mean of b(τ) over all vertices taken as the root. The
+        remainder vanishes exactly where :meth:`gradient_test` holds.
+
+        Examples
+        --------
+        The third order of gradient descent, 1/3·HHg + 1/12·∇³L[g,g], has a part that is no gradient:
+
+        >>> import modeq as mq
+        >>> loss, remainder = mq.modified_equation(mq.GradientDescent(), order=3).gradient_part()
+        >>> print(loss)
+        L + h/4·|g|^2 + 5*h**2/36·⟨g,H g⟩
+        >>> {tree: b for tree, b in remainder.items() if b}
+        {Tree([[[]]]): 1/18, Tree([[], []]): -1/9}
+        """
+        loss, remainder = gradient_part(self)
+        return loss, self._result(remainder, self.order)
+
     def is_hamiltonian(self) -> bool:
         """Whether the field is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
         return structure.is_hamiltonian(self._one_field(), self.order)
@@ -230,6 +252,8 @@ class BSeriesMap(_Computable):
     """
 
     offset: int = 0
+    _left = Written("θ⁺", r"\theta^+")
+    _first = Written("θ", r"\theta")
 
     def __matmul__(self, first: "BSeriesMap") -> "BSeriesMap":
         order = self._beside(first)

@@ -7,7 +7,7 @@ import sympy as sp
 from modeq.errors import InvalidOrder
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, exact_matrix
-from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.b_series import Written
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.fields_and_maps import BSeriesMap
 from modeq.symbolic.rooted_trees import checked_order, tree_table
@@ -20,23 +20,8 @@ class InitialLayer(BSeriesMap):
     ``layer[tree]`` is ℓ(τ), *not* divided by σ(τ), with F(τ) of f = −∇L.
     """
 
-    def latex(self) -> str:
-        r"""Return the start as LaTeX.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> equation = mq.modified_equation(mq.HeavyBall(momentum=0.5), order=2)
-        >>> print(equation.initial_layer().latex())
-        \theta(0) = \theta_0 + 2\,h\,g
-        """
-        return r"\theta(0) = " + latex_sum([(sp.Integer(1), r"\theta_0"), *self._latex_pieces("loss")])
-
-    def __str__(self) -> str:
-        return f"θ(0) = {self._text_sum('loss', first='θ₀')}"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
+    _left = Written("θ(0)", r"\theta(0)")
+    _first = Written("θ₀", r"\theta_0")
 
 
 def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) -> InitialLayer:

@@ -1,9 +1,7 @@
 """The memoryless map: what one step of a method is on its slow manifold, as a map of the parameters alone."""
 
-import sympy as sp
 
 from modeq.methods.base import GeneralLinearMethod
-from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.fields_and_maps import BSeriesMap
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.series import map_coefficients
@@ -21,23 +19,6 @@ class MemorylessMap(BSeriesMap):
     >>> print(mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=2))
     θ⁺ = θ - 2*h·g - 4*h**2·H g
     """
-
-    def latex(self) -> str:
-        r"""Return the map as LaTeX.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> print(mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=2).latex())
-        \theta^+ = \theta - 2\,h\,g - 4\,h^{2}\,H g
-        """
-        return r"\theta^+ = " + latex_sum([(sp.Integer(1), r"\theta"), *self._latex_pieces("loss")])
-
-    def __str__(self) -> str:
-        return f"θ⁺ = {self._text_sum('loss', first='θ')}"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 def memoryless_map(method: GeneralLinearMethod, order: int) -> MemorylessMap:

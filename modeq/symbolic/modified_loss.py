@@ -155,7 +155,7 @@ def gradient_test(series: BSeries) -> GradientTest:
     """
     passed = 0
     for power in range(series.order):
-        _, witnesses = _integrate(_reduced_weights(series, power), series.decay)
+        _, _, witnesses = _projected(_reduced_weights(series, power), series.decay)
         if witnesses:
             return GradientTest(False, passed, tuple(witnesses))
         passed = power + 1
@@ -178,9 +178,31 @@ def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
         )
     terms: dict[tuple[int, Tree], sp.Expr] = {}
     for power in range(wanted):
-        scalars, _ = _integrate(_reduced_weights(series, power), series.decay)
+        scalars, _, _ = _projected(_reduced_weights(series, power), series.decay)
         terms.update({(power, tree): tidy(weight) for tree, weight in scalars.items()})
     return ModifiedLoss(series, wanted, terms)
+
+
+def gradient_part(series: BSeries) -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]:
+    """Return L̃ and the coefficients of a remainder, f̃ = −∇L̃ + remainder, through the order of the series.
+
+    On each unrooted tree the gradient part has the mean of b over all vertices taken as the root, which is the
+    orthogonal projection in Σ b(τ)²/σ(τ). With weight decay this is done after vertices of decay have been
+    contracted, from the trees with most leaves θ down; a factor (−λ)ʲ of the remainder is written as a chain of
+    j vertices of decay below the root.
+    """
+    terms: dict[tuple[int, Tree], sp.Expr] = {}
+    remainder: dict[Tree, sp.Expr] = {}
+    for power in range(series.order):
+        scalars, rest, _ = _projected(_reduced_weights(series, power), series.decay)
+        terms.update({(power, tree): tidy(weight) for tree, weight in scalars.items()})
+        for tree, weight in rest.items():
+            if sp.cancel(weight) != 0:
+                for _ in range(power + 1 - tree.order):
+                    colour = next(iter(series.decay))
+                    tree, weight = Tree(colour, [tree]), -weight / series.decay[colour]
+                remainder[tree] = tidy(weight * tree.symmetry)
+    return ModifiedLoss(series, series.order, terms), remainder
 
 
 def _reduced_weights(series: BSeries, power: int) -> Weights:
@@ -194,16 +216,18 @@ def _reduced_weights(series: BSeries, power: int) -> Weights:
     return dict(weights)
 
 
-def _integrate(
+def _projected(
     weights: Weights, decay: Mapping[int, sp.Expr]
-) -> tuple[Weights, list[tuple[tuple[Tree, sp.Expr], tuple[Tree, sp.Expr]]]]:
+) -> tuple[Weights, Weights, list[tuple[tuple[Tree, sp.Expr], tuple[Tree, sp.Expr]]]]:
     """Solve −∇ Σ C(φ) S(φ) = Σ weights(τ) F(τ), from the trees with most leaves θ down.
 
     −∇S(φ) is the sum of φ rooted at each vertex of a loss, and of −λ·(φ without a leaf θ, rooted at its
-    neighbour) over the leaves. Returns the C(φ) and the pairs of rootings that disagree.
+    neighbour) over the leaves. Returns the C(φ), the weights that are left where rootings of one tree
+    disagree (C is then the mean over the vertices), and pairs of rootings that do.
     """
     left: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0), weights)
     scalars: Weights = {}
+    rest: Weights = {}
     witnesses = []
     for leaves in range(max((_leaves(tree, decay) for tree in left), default=0), -1, -1):
         classes = {_unrooted(tree, decay) for tree in left if _leaves(tree, decay) == leaves}
@@ -216,18 +240,19 @@ def _integrate(
                 if tree.colour not in decay:
                     counts[tree] += 1
             found = [(tree, tidy(left[tree] / counts[tree])) for tree in sorted(counts)]
+            mean = found[0][1]
             if any(sp.cancel(weight - found[0][1]) != 0 for _, weight in found):
                 pair = max(found[1:], key=lambda entry: sp.cancel(entry[1] - found[0][1]) != 0)
                 # Per rooting: weight·σ, so that for a plain series the two coefficients b(τ) are shown.
                 size = counts[pair[0]] * pair[0].symmetry
                 witnesses.append(((found[0][0], tidy(found[0][1] * size)), (pair[0], tidy(pair[1] * size))))
-                continue
-            if found[0][1] == 0:
-                continue
-            scalars[unrooted] = found[0][1]
+                mean = tidy(sp.Add(*(left[tree] for tree in counts)) / sum(counts.values()))
+                rest.update({tree: left[tree] - count * mean for tree, count in counts.items()})
+            if mean != 0:
+                scalars[unrooted] = mean
             for rate, smaller in _without_a_leaf(unrooted, decay):
-                left[smaller] -= rate * found[0][1]
-    return scalars, witnesses
+                left[smaller] -= rate * mean
+    return scalars, rest, witnesses
 
 
 def _leaves(tree: Tree, decay: Mapping[int, sp.Expr]) -> int:

@@ -2,7 +2,7 @@
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.symbolic.differentials import Notation, latex_sum
+from modeq.symbolic.b_series import Written
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.fields_and_maps import BSeriesField
 
@@ -19,22 +19,7 @@ class ModifyingEquation(BSeriesField):
     f̂ = -g + h/2·H g
     """
 
-    def latex(self, notation: Notation = "loss") -> str:
-        r"""Return the field as LaTeX.
-
-        Examples
-        --------
-        >>> import modeq as mq
-        >>> print(mq.modifying_equation(mq.GradientDescent(), order=2).latex())
-        \hat f = -g + \frac{1}{2}\,h\,H g
-        """
-        return r"\hat f = " + latex_sum(self._latex_pieces(notation))
-
-    def __str__(self) -> str:
-        return f"f̂ = {self._text_sum('loss')}"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
+    _left = Written("f̂", r"\hat f")
 
 
 def modifying_equation(method: GeneralLinearMethod, order: int) -> ModifyingEquation:

@@ -298,3 +298,26 @@ def test_how_fields_and_colours_print():
     assert layer.latex() == r"\theta(0) = \theta_0 + 2\,h\,g + 20\,h^{2}\,H g"
     assert str(layer) == "θ(0) = θ₀ + 2*h·g + 20*h**2·H g"
     assert repr(layer) == "InitialLayer(HeavyBall(momentum=1/2), order=2, 2 trees)"
+
+
+def test_code_for_torch_agrees_with_numpy_and_can_be_differentiated():
+    """Constants like √2 and parameters given as plain numbers too; a further axis is a batch."""
+    torch = pytest.importorskip("torch")
+    a, beta, h = sp.symbols("a beta h")
+    u, v = sp.symbols("u v")
+    loss = sp.sin(u) * sp.exp(v) + sp.sqrt(2 + u**2) + sp.sqrt(2) * sp.tanh(v) + sp.sin(a) * u * sp.pi + v**4 / 4
+    explicit = mq.modified_equation(mq.HeavyBall(beta), 3).on(loss, [u, v], h=h)
+    points = np.array([[0.3, -0.5, 1.0], [0.2, 0.7, -0.4]])
+    expected = np.array(explicit.lambdify()(points, 0.2, 0.5, 0.01))
+    theta = torch.tensor(points, requires_grad=True)
+    found = explicit.lambdify("torch")(theta, 0.2, 0.5, 0.01)
+    np.testing.assert_allclose(torch.stack(found).detach().numpy(), expected, rtol=1e-13)
+    (slope,) = torch.autograd.grad(found[0].sum(), theta)
+    exact = sp.lambdify([u, v], sp.diff(explicit.components[0], v).subs({a: 0.2, beta: 0.5, h: 0.01}))
+    np.testing.assert_allclose(slope[1].numpy(), exact(*points), rtol=1e-12)
+
+
+def test_code_for_anything_else_is_refused():
+    x = sp.Symbol("x")
+    with pytest.raises(mq.InvalidNotation, match="modules is 'jax': give 'numpy' or 'torch'"):
+        mq.modified_equation(mq.GradientDescent(), 1).on(x**2, [x]).lambdify("jax")
