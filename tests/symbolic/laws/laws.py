@@ -669,8 +669,8 @@ LAWS = [
             "the_phase_space_form_keeps_the_transient",
             "q(ln p) = 0 and r(ln p) = q'(ln p) Res_p G/p",
             PHASE,
-            "gap = log - logs[other]",
-            "gap = log + logs[other]",
+            "factor[0] -= other",
+            "factor[0] += other",
         ),
     ),
     *_laws(

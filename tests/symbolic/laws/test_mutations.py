@@ -16,9 +16,14 @@ ROOT = HERE.parents[2]
 SPENT = 120  # seconds, for one law
 
 
-def test_every_property_of_this_folder_is_a_numbered_law():
+def test_laws_are_properties_and_every_property_of_this_folder_is_a_law():
     tests = [law.test for law in LAWS]
     assert len(set(tests)) == len(tests) >= 40
+    for test in tests:
+        file, name = test.split("::")
+        source = (ROOT / file).read_text(encoding="utf-8").split(f"\ndef {name}(")
+        assert len(source) == 2, f"there is no test {test}"
+        assert "@given(" in source[0].rpartition("\n\n\n")[2], f"{test} is no Hypothesis property"
     for path in HERE.glob("test_laws_*.py"):
         functions = vars(import_module(path.stem)).items()
         properties = {f"tests/symbolic/laws/{path.name}::{name}" for name, f in functions if is_hypothesis_test(f)}
