@@ -8,6 +8,8 @@ import sympy as sp
 from modeq.errors import InvalidProblem
 from modeq.numeric.fields import FieldName
 from modeq.numeric.protocol import Problem, SymbolicProblem, Vector
+from modeq.symbolic.explicit_fields import ExplicitDifferentials
+from modeq.symbolic.phase_space_elimination import derivatives_along
 
 PathDerivatives = Callable[[Vector], Vector]
 
@@ -43,24 +45,11 @@ def _written_out(problem: Problem, highest: int) -> PathDerivatives:
     if not isinstance(problem, SymbolicProblem):
         raise InvalidProblem(f"field='lambdify' needs a SymbolicProblem, not {problem!r}: use 'gradients'")
     size = problem.size
-    path = [list(problem.variables)]
-    path += [[sp.Dummy(f"u{k}_{i}") for i in range(size)] for k in range(1, highest + 1)]
-    levels = [list(problem.field_expressions)]
-    for _ in range(highest):
-        levels.append(
-            [
-                sp.Add(
-                    *(
-                        sp.diff(entry, path[k][i]) * path[k + 1][i]
-                        for k in range(highest)
-                        for i in range(size)
-                        if entry.has(path[k][i])
-                    )
-                )
-                for entry in levels[-1]
-            ]
-        )
-    function = sp.lambdify(path, [entry for level in levels for entry in level], cse=True)
+    path = [tuple(problem.variables)]
+    path += [tuple(sp.Dummy(f"u{k}_{i}") for i in range(size)) for k in range(1, highest + 1)]
+    differentials = ExplicitDifferentials([problem.field_expressions], problem.variables)
+    levels = derivatives_along(differentials, 0, path, highest)
+    function = sp.lambdify([list(row) for row in path], [entry for level in levels for entry in level], cse=True)
 
     def evaluate(u: Vector) -> Vector:
         padded = np.zeros((highest + 1, size))

@@ -191,7 +191,7 @@ def highest_derivative(form: "PhaseSpaceForm", loss_or_field: Any, variables: An
     unknown = [tuple(sp.Dummy(f"{v.name}{k}") for v in symbols) for k in range(m, top + 1)]
     # The path in derivatives per step, as h^k times those in time.
     path = [tuple(step**k * name for name in row) for k, row in enumerate(names)] + unknown
-    derivatives = [_along(ExplicitDifferentials(fields, symbols), colour, path, degree) for colour in form.r]
+    derivatives = [derivatives_along(ExplicitDifferentials(fields, symbols), colour, path, degree) for colour in form.r]
     q, r, coefficients = _named(form)
     equations = []
     for j in range(top - m + 1):
@@ -218,8 +218,17 @@ def _named(form: "PhaseSpaceForm") -> tuple[Vector, dict[int, Vector], dict[sp.E
     return q, r, {name: value for value, name in names.items()}
 
 
-def _along(differentials: ExplicitDifferentials, colour: int, path: list[Vector], degree: int) -> list[Vector]:
-    """f, Df, …, D^degree f of one colour along the path."""
+def derivatives_along(
+    differentials: ExplicitDifferentials, colour: int, path: list[Vector], degree: int
+) -> list[Vector]:
+    """Return f, Df, …, D^degree f of one colour along the path θ = path[0], Dθ = path[1], ….
+
+    Examples
+    --------
+    >>> x, u = sp.symbols("x u")
+    >>> derivatives_along(ExplicitDifferentials([(x**2,)], [x]), 0, [(x,), (u,)], 1)
+    [(x**2,), (2*u*x,)]
+    """
     indices = range(len(differentials.variables))
     levels = [tuple(differentials.derivative(colour, i, ()) for i in indices)]
     for k in range(1, degree + 1):
