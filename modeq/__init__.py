@@ -51,6 +51,7 @@ _PUBLIC = {
     "symbolic.memoryless": ("MemorylessMap", "memoryless_map"),
     "symbolic.modifying": ("ModifyingEquation", "modifying_equation"),
     "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
+    "symbolic.state_space": ("StateSpaceForm", "state_space_form"),
     "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
     "numeric.protocol": ("Problem", "SymbolicProblem"),
     "numeric.torch_problem": ("TorchProblem",),
@@ -127,6 +128,8 @@ if TYPE_CHECKING:
     from modeq.symbolic.phase_space import phase_space_form as phase_space_form
     from modeq.symbolic.rooted_trees import Tree as Tree
     from modeq.symbolic.rooted_trees import trees as trees
+    from modeq.symbolic.state_space import StateSpaceForm as StateSpaceForm
+    from modeq.symbolic.state_space import state_space_form as state_space_form
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
     from modeq.symmetry.charges import Rescale as Rescale

@@ -34,7 +34,7 @@ class NotAGradientFlow(ModeqError, ValueError):
 
 
 class NoTimeDerivativeForm(ModeqError, ValueError):
-    """The method has no time-derivative or phase-space form (it needs one query point, equal to θ)."""
+    """The method has no form in time derivatives, in phase space or in state space; the message says why."""
 
 
 class IllPosed(ModeqError, ValueError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -30,9 +30,10 @@ from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.rooted_trees import checked_order
+from modeq.symbolic.state_space import state_space_form
 from modeq.symbolic.temporal import time_derivative_form
 
-FormName = Literal["field", "time", "rest", "phase", "hermite", "powers", "exact"]
+FormName = Literal["field", "time", "rest", "phase", "hermite", "powers", "state", "exact"]
 _DERIVE: dict[str, Any] = {
     "field": modified_equation,
     "time": time_derivative_form,
@@ -40,6 +41,7 @@ _DERIVE: dict[str, Any] = {
     "phase": phase_space_form,
     "hermite": partial(phase_space_form, expansion="hermite"),
     "powers": partial(phase_space_form, expansion="powers"),
+    "state": state_space_form,
 }
 PHASE_SPACE = ("phase", "hermite", "powers")
 TITLES = {
@@ -49,6 +51,7 @@ TITLES = {
     "phase": "phase space, order {}",
     "hermite": "phase space, order {}, Hermite",
     "powers": "phase space, order {}, powers",
+    "state": "state space, order {}",
     "exact": "exact on quadratics",
 }
 
@@ -183,9 +186,10 @@ def compare(
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
     forms : which forms; "rest" is the time-derivative form started at rest, "hermite" the phase-space form
-        interpolated at the parasitic poles, "powers" the one in powers of q. A vector field of order ≥ 2
-        beyond the method's series limit is not integrated: its entry says so. "time" and "phase" of a method
-        that has no such form are noted likewise, and "exact" is left out for losses that are not quadratic.
+        interpolated at the parasitic poles, "powers" the one in powers of q, "state" the flow on parameters
+        and buffers. A vector field of order ≥ 2 beyond the method's series limit is not integrated: its entry
+        says so. Forms that a method has not are noted likewise, and "exact" is left out for losses that are
+        not quadratic.
     rtol, atol, max_evaluations : tolerances and budget of the integrator, as in `modeq.flow`
     progress : bool
         Whether to show progress on stderr, if that is a terminal.
@@ -441,7 +445,9 @@ def _layer_steps(method: GeneralLinearMethod, form: FormName, order: int) -> int
     At h = 0 those of an eigenvalue 0 end after as many steps as there are further states, and each power of h
     that counts adds as many.
     """
-    if form in PHASE_SPACE:
+    if form == "state":
+        lost = []
+    elif form in PHASE_SPACE:
         lost = list(phase_space_form(method, 1).left_out)
     else:
         lost = method.parasitic_polynomial.nroots(n=30) if method.state_count > 1 else []
@@ -457,7 +463,8 @@ def expected_order(
 
     It is the order of the first neglected term. Of a vector field these are the terms with k + 1 vertices,
     and those of the initial layer (through h^{p−1}, or as given) with k vertices; of the forms in time
-    derivatives and in phase space the first coefficient that is not the exact one. Whatever the truncation is,
+    derivatives and in phase space the first coefficient that is not the exact one; of the state-space form
+    those with k + 1 fields and buffers together. Whatever the truncation is,
     there stay an error O(h) from rest, and in phase space from buffers off the slow manifold one O(h²), or
     O(h³) where r is interpolated at the poles.
 
@@ -475,14 +482,17 @@ def expected_order(
         used, exact = _DERIVE[form](method, order), phase_space_form(method, search)
         found = []
         for colour, row in exact.r.items():
-            given = (*used.r[colour], *[sp.Integer(0)] * search)
-            found += [k for k in range(search) if abs(sp.N(row[k] - given[k], 30, maxn=1000)) > 1e-25]
+            pairs = zip_longest(row, used.r[colour][:search], fillvalue=sp.Integer(0))
+            found += [k for k, (a, b) in enumerate(pairs) if abs(sp.N(a - b, 30, maxn=1000)) > 1e-25]
         if used.left_out:  # the flow starts by a series, of as many terms
             layer = initial_layer_of(method, order + 2)
             found += [tree.order for tree, value in layer.items() if tree.order > order and value != 0]
         if used.poles and off_manifold:
             # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
             found.append(2 if form == "phase" else 3)
+    elif form == "state":
+        terms = state_space_form(method, order + 2)
+        found = [tree.order - 1 for (_, tree), value in terms.items() if tree.order > order and value != 0]
     elif form in ("time", "rest"):
         c = time_derivative_form(method, search).coefficients
         found = [k for k in range(order, search) if c[k] != 0]

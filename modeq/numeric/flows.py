@@ -1,34 +1,26 @@
 """Integrate a modified equation, in any of its forms, with SciPy's DOP853."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.integrate import solve_ivp
+from scipy.linalg import expm
 
 from modeq.errors import Diverged, InvalidProblem, OutsideSeriesLimit
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.fields import FieldName, modified_field, series_value
+from modeq.numeric.integration import System, integrate
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
 from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
-from modeq.numeric.trajectory import TOO_STIFF, Trajectory
+from modeq.numeric.state_space_field import StateSpaceField
+from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.phase_space import PhaseSpaceForm
+from modeq.symbolic.state_space import StateSpaceForm
 from modeq.symbolic.temporal import TimeDerivativeForm
 
-Form = ModifiedEquation | TimeDerivativeForm | PhaseSpaceForm
+Form = ModifiedEquation | TimeDerivativeForm | PhaseSpaceForm | StateSpaceForm
 Layer = bool | int
-
-
-@dataclass(frozen=True)
-class _System:
-    """A first-order system du/dt = rhs(u) and its start; the first `size` entries of u are θ."""
-
-    right_hand_side: Callable[[Vector], Vector]
-    start: Vector
-    name: str
 
 
 def flow(
@@ -46,12 +38,13 @@ def flow(
     series_limit: bool = True,
     check: bool = True,
     through: Any = None,
+    buffers: Any = None,
 ) -> Trajectory:
     """Integrate a modified equation on a problem.
 
     Parameters
     ----------
-    form : ModifiedEquation, TimeDerivativeForm or PhaseSpaceForm
+    form : ModifiedEquation, TimeDerivativeForm, PhaseSpaceForm or StateSpaceForm
         With numbers for the symbols of its method.
     problem, start : the problem, and θ₀ in a form it takes
     h : positive number
@@ -79,6 +72,9 @@ def flow(
     through : array (m − 1) × d, optional
         For a `PhaseSpaceForm` with m modes: the iterates θ₁, …, θ_{m−1} after `start`, if they are not the
         method's own first ones, as in the middle of a training, with the buffers it has there.
+    buffers : None, 0, or array m × d, optional
+        For a `StateSpaceForm`: its buffers v₁, …, v_m at the start, if they are not the method's own first
+        ones; for torch's optimizers the momentum buffer. See :meth:`StateSpaceField.start`.
 
     Returns
     -------
@@ -109,6 +105,8 @@ def flow(
         raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
     theta = problem.start(start)
     points = _given_points(form, theta, through)
+    if buffers is not None and not isinstance(form, StateSpaceForm):
+        raise InvalidProblem(f"buffers are for a state-space form, not for {form!r}: leave them out")
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
@@ -121,10 +119,13 @@ def flow(
         system = _vector_field_system(form, problem, theta, h, field, initial_layer)
     elif isinstance(form, TimeDerivativeForm):
         system = _time_derivative_system(form, problem, theta, h, initial_layer)
+    elif isinstance(form, StateSpaceForm):
+        state = StateSpaceField(form, problem, h)
+        system = System(state, state.start(theta, buffers), f"state-space form of order {form.order}")
     else:
         system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol, points)
     times = time_grid(h, time)
-    trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
+    trajectory = integrate(system, times, problem.size, rtol, atol, max_evaluations)
     return trajectory.checked() if check else trajectory
 
 
@@ -152,70 +153,14 @@ def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: V
         )
 
 
-class _TooStiff(Exception):
-    """The budget of evaluations is spent."""
-
-
-def _integrate(
-    system: _System, times: Vector, size: int, rtol: float, atol: float, max_evaluations: int = 20_000
-) -> Trajectory:
-    evaluations = 0
-
-    def counted(t: float, u: Vector) -> Vector:
-        nonlocal evaluations
-        evaluations += 1
-        if evaluations > max_evaluations:
-            raise _TooStiff
-        return system.right_hand_side(u)
-
-    try:
-        return _solved(system, counted, times, size, rtol, atol)
-    except _TooStiff:
-        message = (
-            f"given up after {max_evaluations} evaluations, the equation is too stiff at this learning rate: use a "
-            "smaller one, a larger rtol, or a larger max_evaluations"
-        )
-        start = system.start[None, :size]
-        return Trajectory(times[:1], start, max_evaluations, TOO_STIFF, message, system.name)
-
-
-def _solved(
-    system: _System,
-    right_hand_side: Callable[[float, Vector], Vector],
-    times: Vector,
-    size: int,
-    rtol: float,
-    atol: float,
-) -> Trajectory:
-    with np.errstate(over="ignore", invalid="ignore"):
-        solution = solve_ivp(
-            right_hand_side,
-            (times[0], times[-1]),
-            system.start,
-            method="DOP853",
-            t_eval=times,
-            rtol=rtol,
-            atol=atol,
-        )
-    if len(solution.y) == 0:
-        return Trajectory(
-            times[:1], system.start[None, :size], int(solution.nfev), -1, str(solution.message), system.name
-        )
-    y = solution.y[:size].T
-    finite = bool(np.all(np.isfinite(y))) and len(y) == len(times)
-    status = 0 if solution.success and finite else -1
-    message = str(solution.message) if finite or not solution.success else "the flow left the finite numbers"
-    return Trajectory(solution.t, y, int(solution.nfev), status, message, system.name)
-
-
 def _vector_field_system(
     equation: ModifiedEquation, problem: Problem, theta: Vector, h: float, field: FieldName, initial_layer: Layer
-) -> _System:
+) -> System:
     right_hand_side = modified_field(equation, problem, h, field)
     order = equation.order - 1 if initial_layer is True else int(initial_layer)
     layer = equation.initial_layer(order)
     start = theta + series_value(layer, problem, theta, h)
-    return _System(right_hand_side, start, f"modified field of order {equation.order}")
+    return System(right_hand_side, start, f"modified field of order {equation.order}")
 
 
 def decay_rate(method: GeneralLinearMethod) -> float:
@@ -225,7 +170,7 @@ def decay_rate(method: GeneralLinearMethod) -> float:
 
 def _time_derivative_system(
     form: TimeDerivativeForm, problem: Problem, theta: Vector, h: float, initial_layer: Layer
-) -> _System:
+) -> System:
     """The state is θ, hθ', …, h^{p−1}θ^{(p−1)}."""
     form.require_well_posed()
     c = [float(value) for value in form.coefficients]
@@ -245,7 +190,7 @@ def _time_derivative_system(
         start[0] = theta + series_value(form.start[0], problem, theta, h)
         for k, series in enumerate(form.start[1:], start=1):
             start[k] = h**k * series_value(series, problem, start[0], h)
-    return _System(right_hand_side, start.ravel(), f"time-derivative form of order {form.order}")
+    return System(right_hand_side, start.ravel(), f"time-derivative form of order {form.order}")
 
 
 def _phase_space_system(
@@ -257,7 +202,7 @@ def _phase_space_system(
     initial_layer: Layer,
     rtol: float,
     points: Vector | None,
-) -> _System:
+) -> System:
     """The state is θ, Dθ, …, D^{m−1}θ with D the derivative per step."""
     q, r = form.numbers()
     m, size = len(q), theta.size
@@ -270,15 +215,20 @@ def _phase_space_system(
 
     start = np.zeros((m, size))
     start[0] = theta
-    system = _System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
+    system = System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
+    if not np.all(np.isfinite(right_hand_side(system.start))):
+        raise Diverged(
+            f"{system.name}: at the start its highest derivative cannot be solved for, the sweeps do not contract at "
+            f"h = {h:g}; use a smaller learning rate or a lower order"
+        )
     if points is None and initial_layer and form.left_out:
         for k, series in enumerate(form.start()):
             start[k] += h**k * series_value(series, problem, theta, h)
-        return _System(right_hand_side, start.ravel(), system.name)
+        return System(right_hand_side, start.ravel(), system.name)
     if m > 1 and (initial_layer or points is not None):
         if points is None:
             points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
-        return _System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
+        return System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
     return system
 
 
@@ -286,7 +236,8 @@ class _HighestDerivative:
     """Solve q(D)θ = h Σ_c Σ_k r_k^c D^k f_c for D^mθ, the derivatives of f taken along the flow itself.
 
     The unknown derivatives D^mθ, …, D^Kθ of the path obey the equation and its derivatives, cut where
-    D^{K+1} f would be needed; the system is solved by fixed-point sweeps, which contract like h·r_k.
+    D^{K+1} f would be needed; the system is solved by fixed-point sweeps, which contract like h·r_k·λ/q_m, λ the
+    curvature. Where they do not, the value is nan.
     """
 
     def __init__(
@@ -319,13 +270,16 @@ class _HighestDerivative:
                             total = total + self.h * r[k] * value
                 path[m + j] = total / self.q[-1]
             previous, change = change, np.max(abs(path[m:] - old))
-            # With one or two terms of r nothing is implicit; later sweeps end when they only move rounding.
-            if len(self.r[0]) <= m or change <= self.tolerance * np.max(abs(path[1:])) or change >= previous:
+            if len(self.r[0]) <= m:  # nothing is implicit
+                return path[m]
+            # The last sweeps only move rounding.
+            if change <= self.tolerance * np.max(abs(path[1:])) or change >= previous:
                 break
-        return path[m]
+        converged = change <= 1e-6 * np.max(abs(path[1:]))
+        return path[m] if converged else np.full_like(path[m], np.nan)  # the integrator takes a smaller step
 
 
-def _through_iterates(system: _System, points: Vector, q: list[float], h: float, rtol: float) -> Vector:
+def _through_iterates(system: System, points: Vector, q: list[float], h: float, rtol: float) -> Vector:
     """The start from which the flow passes through the first iterates, by a simplified Newton iteration.
 
     The derivative of the flow at n = 1, …, m − 1 with respect to Dθ, …, D^{m−1}θ is that of q(D)θ = 0.
@@ -333,9 +287,7 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
     m, size = len(q), points.shape[1]
     companion = np.diag(np.ones(m - 1), 1)
     companion[-1, 1:] = [-c / q[-1] for c in q[:-1]]
-    values, vectors = np.linalg.eig(companion)
-    inverse = np.linalg.inv(vectors)
-    jacobian = np.array([((vectors * np.exp(values * n)) @ inverse).real[0, 1:] for n in range(1, m)])
+    jacobian = np.array([expm(n * companion)[0, 1:] for n in range(1, m)])
     correction = np.linalg.inv(jacobian)
     start = system.start.reshape(m, size).copy()
     scale = np.max(abs(points[1:] - points[0]))
@@ -345,9 +297,8 @@ def _through_iterates(system: _System, points: Vector, q: list[float], h: float,
     best, found = np.inf, start
     inner = max(0.1 * rtol, 5e-14)  # SciPy's integrators take no tolerance below 100 ulp
     for _ in range(60):
-        reached = _integrate(
-            _System(system.right_hand_side, start.ravel(), system.name), times, size, inner, 0.1 * inner * scale
-        ).checked()
+        trial = System(system.right_hand_side, start.ravel(), system.name)
+        reached = integrate(trial, times, size, inner, 0.1 * inner * scale, max_evaluations=20_000).checked()
         miss = points[1:] - reached.y[1:]
         if not np.max(abs(miss)) < 0.9 * best:
             break

@@ -1,6 +1,5 @@
 """The memoryless map: what one step of a method is on its slow manifold, as a map of the parameters alone."""
 
-
 from modeq.methods.base import GeneralLinearMethod
 from modeq.symbolic.fields_and_maps import BSeriesMap
 from modeq.symbolic.rooted_trees import checked_order

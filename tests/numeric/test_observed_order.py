@@ -145,3 +145,31 @@ def test_slopes_below_the_noise_are_nan():
     problem = mq.SymbolicProblem(x**2 / 2, [x])
     observed = mq.observed_order(mq.GradientDescent(), problem, [1e-9], time=1.0, order=3, step_sizes=[1e-4, 5e-5])
     assert np.isnan(observed.slopes[0]) or observed.errors[-1] > observed.noise_floor
+
+
+@pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "heavy ball, coupled decay", "Nesterov"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_state_space_form(name, order, two_variables):
+    """From the first step on, without a layer."""
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.3, form="state")
+
+
+def test_halvings_end_above_the_noise(two_variables):
+    observed = mq.observed_order(METHODS["Nesterov"], two_variables, [0.8, -0.4], time=0.5, order=5)
+    assert 3 <= len(observed.step_sizes) < 5
+    assert len(observed.errors) == len(observed.slopes) + 1 == len(observed.step_sizes)
+    assert observed.errors[-1] > observed.noise_floor
+    # One more halving would have fallen below.
+    assert observed.errors[-1] / 2**observed.expected < observed.noise_floor
+    given = [0.5 / (200 * 2**k) for k in range(5)]
+    forced = mq.observed_order(METHODS["Nesterov"], two_variables, [0.8, -0.4], time=0.5, order=5, step_sizes=given)
+    assert forced.step_sizes == tuple(given)
+    assert np.isnan(forced.slopes[-1])
+
+
+@pytest.mark.parametrize("method", [mq.OptimisticGradient(), mq.PID(0, 1, proportional=0.5)], ids=repr)
+def test_transients_of_an_eigenvalue_zero_are_waited_for(method):
+    """A shift register forgets in one step at h = 0, but to order 5 only in five: then every slope is right."""
+    problem, start = PROBLEMS["logistic"]
+    observed = mq.observed_order(method, problem, start, time=1.5, order=5)
+    assert all(abs(slope - 5) < 0.15 for slope in observed.slopes)

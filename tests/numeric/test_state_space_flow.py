@@ -10,8 +10,7 @@ from sympy import Rational as Q
 
 import modeq as mq
 from modeq.numeric.exact_flow import exact_quadratic_flow
-from modeq.numeric.state_space_flow import StateSpaceField, flow_state_space
-from modeq.symbolic.state_space import state_space_form
+from modeq.numeric.state_space_field import StateSpaceField
 
 PROBLEM, START = registry.PROBLEMS["two variables"]
 START = np.array(START)
@@ -28,11 +27,11 @@ def heavy_ball(momentum, h, steps, buffer, dampening=0.0):
 
 
 def slopes(method, order, time, steps, iterates, buffers=None):
-    form = state_space_form(method, order)
+    form = mq.state_space_form(method, order)
     errors = []
     for n in steps:
         h = time / n
-        flow = flow_state_space(form, PROBLEM, START, h=h, time=time, buffers=buffers, rtol=1e-13, atol=1e-15)
+        flow = mq.flow(form, PROBLEM, START, h=h, time=time, buffers=buffers, rtol=1e-13, atol=1e-15)
         errors.append(np.max(abs(flow.y - iterates(h, n))))
     return np.log2(np.array(errors[:-1]) / np.array(errors[1:])), errors
 
@@ -86,28 +85,28 @@ def test_slopes_from_the_start_of_the_method(name):
 
 def test_any_start_of_the_method_is_met():
     """v₀ from `method.start`, and a kick to θ itself."""
-    form = state_space_form(TWO_BUFFERS, order=1)
+    form = mq.state_space_form(TWO_BUFFERS, order=1)
     field = StateSpaceField(form, PROBLEM, h=0.1)
     f = PROBLEM.field(START)
     assert np.allclose(field.start(START), [*START, *(-f), *(2 * f)])
     kicked = replace(TWO_BUFFERS, start=[[Q(1, 2)], [1], [0]])
-    u = StateSpaceField(state_space_form(kicked, order=1), PROBLEM, h=0.1).start(START)
+    u = StateSpaceField(mq.state_space_form(kicked, order=1), PROBLEM, h=0.1).start(START)
     assert np.allclose(u, [*(START + 0.05 * f), *(-f), *(0 * f)])
     assert np.array_equal(field.start(START, 0), [*START, 0, 0, 0, 0])
     assert np.array_equal(field.start(START, [[1, 2], [3, 4]]), [*START, 1, 2, 3, 4])
-    one = StateSpaceField(state_space_form(mq.HeavyBall(0.5), order=1), PROBLEM, h=0.1)
+    one = StateSpaceField(mq.state_space_form(mq.HeavyBall(0.5), order=1), PROBLEM, h=0.1)
     assert np.array_equal(one.start(START, [1, 2]), [*START, 1, 2])
 
 
 def test_dampening_starts_undamped():
     """Torch's first v⁺ is g, and the iterates are torch's."""
-    field = StateSpaceField(state_space_form(mq.HeavyBall(0.5, 0.3), order=1), PROBLEM, h=0.1)
+    field = StateSpaceField(mq.state_space_form(mq.HeavyBall(0.5, 0.3), order=1), PROBLEM, h=0.1)
     assert np.allclose(field.start(START)[2:], -0.6 * PROBLEM.field(START))
 
 
 @pytest.mark.parametrize("name", ["two buffers", "Nesterov", "decoupled decay"])
 def test_nested_derivatives_equal_the_written_out_field(name):
-    form = state_space_form(METHODS[name], order=4)
+    form = mq.state_space_form(METHODS[name], order=4)
     count = form.buffer_count
     problem, _ = registry.PROBLEMS["quartic"]
     explicit = form.on(problem.loss_expression, problem.variables).lambdify()
@@ -121,11 +120,11 @@ def test_quadratics_against_the_exact_flow():
     x, y = sp.symbols("x y")
     problem = mq.SymbolicProblem(x**2 + x * y + 2 * y**2 + x, [x, y])
     for order in (2, 4):
-        form = state_space_form(mq.HeavyBall(0.5), order)
+        form = mq.state_space_form(mq.HeavyBall(0.5), order)
         errors = []
         for h in (0.01, 0.005):
             reference = exact_quadratic_flow(mq.HeavyBall(0.5), problem, [1.0, -2.0], h=h, time=0.2005).y
-            flow = flow_state_space(form, problem, [1.0, -2.0], h=h, time=0.2005, rtol=1e-13, atol=1e-15)
+            flow = mq.flow(form, problem, [1.0, -2.0], h=h, time=0.2005, rtol=1e-13, atol=1e-15)
             errors.append(np.max(abs(flow.y - reference)))
         assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
@@ -139,24 +138,24 @@ def test_orders_help_beyond_the_series_limit(momentum):
     iterates = mq.iterate(method, problem, [0.8, -0.4], h=h, steps=200).y
     errors = []
     for order in range(1, 6):
-        flow = flow_state_space(state_space_form(method, order), problem, [0.8, -0.4], h=h, time=2, rtol=1e-12)
+        flow = mq.flow(mq.state_space_form(method, order), problem, [0.8, -0.4], h=h, time=2, rtol=1e-12)
         errors.append(np.max(abs(flow.y - iterates)))
     assert all(later < earlier / 30 for earlier, later in zip(errors, errors[1:], strict=False))
 
 
 def test_networks_follow_torch():
     problem, method = registry.NETWORKS["softplus regression"](), mq.HeavyBall(0.5)
-    form, errors = state_space_form(method, order=2), []
+    form, errors = mq.state_space_form(method, order=2), []
     for h in (4e-3, 2e-3):
         iterates = mq.iterate(method, problem, h=h, steps=round(0.1 / h))
         assert "torch.optim.SGD" in iterates.name
-        errors.append(np.max(abs(flow_state_space(form, problem, h=h, time=0.1, rtol=1e-8).y - iterates.y)))
+        errors.append(np.max(abs(mq.flow(form, problem, h=h, time=0.1, rtol=1e-8).y - iterates.y)))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15)
 
 
 def test_what_it_returns():
-    form = state_space_form(mq.HeavyBall(0.5), order=2)
-    flow = flow_state_space(form, PROBLEM, START, h=0.01, time=0.055)
+    form = mq.state_space_form(mq.HeavyBall(0.5), order=2)
+    flow = mq.flow(form, PROBLEM, START, h=0.01, time=0.055)
     assert np.allclose(flow.t, [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.055])
     assert flow.y.shape == (7, 2)
     assert flow.name == "state-space form of order 2"
@@ -164,29 +163,29 @@ def test_what_it_returns():
 
 
 def test_errors():
-    form = state_space_form(mq.HeavyBall(0.5), order=2)
-    with pytest.raises(mq.InvalidProblem, match="is no state-space form: give state_space_form"):
-        flow_state_space(mq.HeavyBall(0.5), PROBLEM, START, h=0.1, time=1)
+    form = mq.state_space_form(mq.HeavyBall(0.5), order=2)
+    with pytest.raises(mq.InvalidProblem, match="buffers are for a state-space form, not for ModifiedEquation"):
+        mq.flow(mq.modified_equation(mq.HeavyBall(0.5), 2), PROBLEM, START, h=0.1, time=1, buffers=0)
     with pytest.raises(mq.InvalidProblem, match="h is -1: give a positive number"):
-        flow_state_space(form, PROBLEM, START, h=-1, time=1)
+        mq.flow(form, PROBLEM, START, h=-1, time=1)
     with pytest.raises(mq.InvalidProblem, match="time is 0: give a positive number"):
-        flow_state_space(form, PROBLEM, START, h=0.1, time=0)
+        mq.flow(form, PROBLEM, START, h=0.1, time=0)
     with pytest.raises(mq.InvalidMethod, match="free symbols: substitute"):
-        flow_state_space(state_space_form(mq.HeavyBall(sp.Symbol("beta")), 1), PROBLEM, START, h=0.1, time=1)
+        mq.flow(mq.state_space_form(mq.HeavyBall(sp.Symbol("beta")), 1), PROBLEM, START, h=0.1, time=1)
     with pytest.raises(
         mq.InvalidProblem, match=r"buffers have shape \(3,\): give None, 0, or an array of shape \(1, 2\)"
     ):
-        flow_state_space(form, PROBLEM, START, h=0.1, time=1, buffers=[1, 2, 3])
+        mq.flow(form, PROBLEM, START, h=0.1, time=1, buffers=[1, 2, 3])
     with pytest.raises(mq.InvalidProblem, match="buffers are 'zero': give 1 buffers of 2 numbers each"):
-        flow_state_space(form, PROBLEM, START, h=0.1, time=1, buffers="zero")
+        mq.flow(form, PROBLEM, START, h=0.1, time=1, buffers="zero")
     with pytest.raises(mq.InvalidProblem, match="buffers have entries that are not finite"):
-        flow_state_space(form, PROBLEM, START, h=0.1, time=1, buffers=[1, np.inf])
+        mq.flow(form, PROBLEM, START, h=0.1, time=1, buffers=[1, np.inf])
     game = mq.GeneralLinearMethod(
         A=[[1]], B=[[1, 1]], C=[[1], [1]], D=[[0, 0], [0, 0]], colours=(0, 1), name="two fields"
     )
     with pytest.raises(mq.UnsupportedOptimizer, match="two fields needs several fields"):
-        flow_state_space(state_space_form(game, 1), PROBLEM, START, h=0.1, time=1)
+        mq.flow(mq.state_space_form(game, 1), PROBLEM, START, h=0.1, time=1)
     with pytest.raises(mq.Diverged, match="state-space form of order 2: given up after 20 evaluations"):
-        flow_state_space(form, PROBLEM, START, h=0.01, time=1, max_evaluations=20)
-    failed = flow_state_space(form, PROBLEM, START, h=0.01, time=1, max_evaluations=20, check=False)
+        mq.flow(form, PROBLEM, START, h=0.01, time=1, max_evaluations=20)
+    failed = mq.flow(form, PROBLEM, START, h=0.01, time=1, max_evaluations=20, check=False)
     assert failed.status == -2

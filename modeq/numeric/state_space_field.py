@@ -1,13 +1,11 @@
-"""Integrate the state-space form: the flow on parameters and buffers that passes through the iterates."""
+"""The field of a state-space form, on parameters and buffers, and its start."""
 
 from typing import Any
 
 import numpy as np
 
 from modeq.errors import InvalidProblem, UnsupportedOptimizer
-from modeq.numeric.flows import _integrate, _System
-from modeq.numeric.protocol import Problem, Vector, positive, time_grid
-from modeq.numeric.trajectory import Trajectory
+from modeq.numeric.protocol import Problem, Vector, positive
 from modeq.symbolic.state_space import StateSpaceForm
 
 
@@ -33,17 +31,14 @@ class StateSpaceField:
     On a constant gradient the flow of the buffer is exact at order 1:
 
     >>> import modeq as mq, sympy as sp
-    >>> from modeq.symbolic.state_space import state_space_form
     >>> x = sp.Symbol("x")
-    >>> form = state_space_form(mq.HeavyBall(momentum=0.5), order=1)
+    >>> form = mq.state_space_form(mq.HeavyBall(momentum=0.5), order=1)
     >>> field = StateSpaceField(form, mq.SymbolicProblem(x, [x]), h=0.1)
     >>> (field(np.array([0.0, 0.0])) / np.log(2)).round(12).tolist()
     [-0.885390081778, 20.0]
     """
 
     def __init__(self, form: StateSpaceForm, problem: Problem, h: float) -> None:
-        if not isinstance(form, StateSpaceForm):
-            raise InvalidProblem(f"{form!r} is no state-space form: give state_space_form(method, order)")
         method = form.method
         if method.colour_count - len(method.decay) > 1:
             raise UnsupportedOptimizer(f"{method} needs several fields, {problem!r} has one loss")
@@ -110,59 +105,3 @@ class StateSpaceField:
         if not np.all(np.isfinite(values)):
             raise InvalidProblem(f"buffers have entries that are not finite: {values[~np.isfinite(values)][:3]}")
         return np.concatenate([theta, values.ravel()])
-
-
-def flow_state_space(
-    form: StateSpaceForm,
-    problem: Problem,
-    start: Any = None,
-    *,
-    h: float,
-    time: float,
-    buffers: Any = None,
-    rtol: float = 1e-10,
-    atol: float = 1e-12,
-    max_evaluations: int = 200_000,
-    check: bool = True,
-) -> Trajectory:
-    """Integrate a state-space form on a problem, from the method's own (θ₀, v₀).
-
-    Parameters
-    ----------
-    form : StateSpaceForm
-        With numbers for the symbols of its method.
-    problem, start : the problem, and θ₀ in a form it takes
-    h, time, rtol, atol, max_evaluations, check : as in :func:`modeq.numeric.flows.flow`
-    buffers : None, 0, or array of shape (m, d)
-        v at step 0, see :meth:`StateSpaceField.start`.
-
-    Returns
-    -------
-    Trajectory
-        The parameters at the times 0, h, 2h, …, `time`; ``nfev`` counts evaluations of the field.
-
-    Raises
-    ------
-    InvalidMethod, InvalidProblem, UnsupportedOptimizer, Diverged
-
-    Examples
-    --------
-    On a constant gradient the flow goes through every iterate, here those of the heavy ball:
-
-    >>> import modeq as mq, sympy as sp
-    >>> from modeq.symbolic.state_space import state_space_form
-    >>> x = sp.Symbol("x")
-    >>> problem = mq.SymbolicProblem(x, [x])
-    >>> form = state_space_form(mq.HeavyBall(momentum=0.5), order=1)
-    >>> flow_state_space(form, problem, [0.0], h=1.0, time=3.0).y.ravel().round(9).tolist()
-    [0.0, -1.0, -2.5, -4.25]
-    """
-    theta = problem.start(start)
-    field = StateSpaceField(form, problem, h)
-    times = time_grid(field.h, positive(time, "time"))
-    # Below the rounding of the problem's own numbers an integrator would resolve noise.
-    rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
-    atol = max(positive(atol, "atol"), 2 * problem.epsilon)
-    system = _System(field, field.start(theta, buffers), f"state-space form of order {form.order}")
-    trajectory = _integrate(system, times, problem.size, rtol, atol, max_evaluations)
-    return trajectory.checked() if check else trajectory
