@@ -87,3 +87,11 @@ def test_a_form_without_velocity_passes_through_its_start_alone():
     for form in (mq.modified_equation(METHODS["heavy ball"], 1), mq.phase_space_form(mq.GradientDescent(), 1)):
         with pytest.raises(mq.InvalidProblem, match="nothing, it starts at θ₀ alone"):
             mq.flow(form, PROBLEM, START, h=0.1, time=1.0, through=[START])
+
+
+def test_sweeps_that_do_not_contract_give_no_silent_answer():
+    """h·|S₁|·λ/c = 1.7 for one power of the heavy ball: no fixed point of the sweeps can be found."""
+    problem = mq.SymbolicProblem(sp.Symbol("x") ** 2 / 2, [sp.Symbol("x")])
+    form = mq.phase_space_form(METHODS["heavy ball"], 2, "powers")
+    with pytest.raises(mq.Diverged, match="at the start its highest derivative cannot be solved for, .* h = 15; use a"):
+        mq.flow(form, problem, [1.0], h=15.0, time=60.0)
