@@ -37,9 +37,9 @@ def matrices(rows, columns, entries=numbers):
     )
 
 
-def series(order=ORDER, single=None):
+def series(order=ORDER, single=None, colours=1):
     """Series with small rational coefficients; `single` fixes the one of the single vertex."""
-    known = all_trees(order)
+    known = all_trees(order, colours)
     return st.lists(numbers, min_size=len(known), max_size=len(known)).map(
         lambda values: dict(zip(known, [values[0] if single is None else single, *values[1:]], strict=True))
     )
@@ -212,6 +212,14 @@ def is_gradient(field, variables=X):
 
 def weights(built):
     return dict(built.coefficients)
+
+
+def modified(method, order=ORDER):
+    return weights(mq.modified_equation(method, order))
+
+
+def step_of(method, order=ORDER):
+    return weights(mq.memoryless_map(method, order))
 
 
 def bare(tree):

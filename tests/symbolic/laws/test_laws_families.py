@@ -1,4 +1,4 @@
-"""Laws of the momentum family and of weight decay; see laws.py for the numbered list."""
+"""Laws of the momentum family and of weight decay; see numbered_laws.py for the numbered list."""
 
 import math
 
@@ -13,6 +13,7 @@ from law_strategies import (
     chain,
     field_of,
     fractions,
+    modified,
     momenta,
     one_colour_methods,
     optimizers,
@@ -29,10 +30,6 @@ SOME = settings(max_examples=25)
 FEW = settings(max_examples=12)
 beta, h = sp.symbols("beta h")
 rates = fractions(Q(1, 10), 1, 10)
-
-
-def modified(method, order=ORDER):
-    return weights(mq.modified_equation(method, order))
 
 
 @SOME

@@ -1,4 +1,4 @@
-"""Laws of series written out on concrete losses and fields; see laws.py for the numbered list."""
+"""Laws of series written out on concrete losses and fields; see numbered_laws.py for the numbered list."""
 
 import sympy as sp
 from hypothesis import given, settings
@@ -17,12 +17,14 @@ from law_strategies import (
     optimizers,
     polynomials,
     runge_kutta,
+    series,
     symplectic_tableaus,
     zero,
 )
 from sympy import Rational as Q
 
 import modeq as mq
+from modeq.symbolic.fields_and_maps import BSeriesField
 
 SOME = settings(max_examples=15)
 FEW = settings(max_examples=8)
@@ -135,6 +137,16 @@ def test_the_modified_loss_of_the_map_gives_the_map(numbers, loss):
     step = mq.memoryless_map(mq.HeavyBall(*numbers), 3)
     potential = step.modified_loss(3).on(loss, X, h=h)
     assert same([-h * g for g in gradient(potential)], step.on(loss, X, h=h).components)
+
+
+@SOME
+@given(series(3), polynomials())
+def test_a_field_is_a_gradient_and_a_remainder_without_one(weights, loss):
+    field = BSeriesField.from_coefficients(weights, 3)
+    potential, remainder = field.gradient_part()
+    parts = zip(gradient(potential.on(loss, X, h=h)), remainder.on(loss, X, h=h).components, strict=True)
+    assert same([rest - g for g, rest in parts], field.on(loss, X, h=h).components)
+    assert not remainder.gradient_part()[0].terms
 
 
 @FEW

@@ -1,4 +1,4 @@
-"""Laws that tie the forms of the equation to one another; see laws.py for the numbered list."""
+"""Laws that tie the forms of the equation to one another; see numbered_laws.py for the numbered list."""
 
 import math
 

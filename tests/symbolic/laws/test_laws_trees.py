@@ -1,4 +1,4 @@
-"""Laws of rooted trees; see laws.py for the numbered list."""
+"""Laws of rooted trees; see numbered_laws.py for the numbered list."""
 
 import math
 from collections import Counter

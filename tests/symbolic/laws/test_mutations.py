@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import is_hypothesis_test
-from laws import LAWS
+from numbered_laws import LAWS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

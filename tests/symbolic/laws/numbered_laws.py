@@ -272,6 +272,13 @@ LAWS = [
             "kept",
         ),
         (
+            "maps_of_two_fields_form_a_group_with_a_logarithm",
+            "(ab)c = a(bc), a a⁻¹ = 1, exp log a = a in two colours",
+            ALGEBRA,
+            "(Tree(tree.colour, children), forest)",
+            "(Tree(0, children), forest)",
+        ),
+        (
             "composition_is_that_of_maps",
             "Φ_ab(θ) = Φ_b(Φ_a(θ)) + O(hᵖ⁺¹) on polynomial fields",
             ALGEBRA,
@@ -435,6 +442,9 @@ LAWS = [
             "+ d * denominator[k]",
             "- d * denominator[k]",
         ),
+    ),
+    *_laws(
+        "laws/test_laws_tableaus.py",
         (
             "the_map_of_a_tableau_has_its_elementary_weights",
             "a(τ) = Φ(τ) for Runge–Kutta methods",
@@ -498,6 +508,9 @@ LAWS = [
             "lambda i, j: s[steps - 1 - i])",
             "lambda i, j: s[i])",
         ),
+    ),
+    *_laws(
+        "laws/test_laws_starts.py",
         (
             "one_step_methods_have_no_initial_layer",
             "one state: ℓ = 0",
@@ -728,8 +741,8 @@ LAWS = [
             "the_modified_loss_integrates_the_field",
             "−∇L̃ = f̃ at order 2, with decoupled decay too",
             LOSS,
-            "left[smaller] -= rate * found[0][1]",
-            "left[smaller] += rate * found[0][1]",
+            "left[smaller] -= rate * mean",
+            "left[smaller] += rate * mean",
         ),
         (
             "the_modified_loss_of_the_map_gives_the_map",
@@ -737,6 +750,13 @@ LAWS = [
             LOSS,
             "counts[tree] += 1",
             "counts[tree] = 1",
+        ),
+        (
+            "a_field_is_a_gradient_and_a_remainder_without_one",
+            "f̃ = −∇L̃ + r, and the gradient part of r is 0",
+            LOSS,
+            "left[tree] - count * mean",
+            "left[tree] - mean",
         ),
         (
             "symplectic_tableaus_keep_the_area",
