@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import modeq as mq
 from modeq.numeric import flows
 from modeq.numeric.fields import GradientsOnlyField, modified_field
+from modeq.numeric.integration import System
 from modeq.testing import assert_order, methods, polynomial_losses
 
 X, Y = sp.symbols("x y")
@@ -266,7 +267,7 @@ def test_absurd_orders_in_time_are_refused(derive):
 
 def test_a_start_that_cannot_be_found_is_no_silent_start():
     """Shooting that stalls far from the first iterates raises, with how far it misses them."""
-    system = flows._System(lambda u: np.array([u[1], 0.0 * u[0]]), np.zeros(2), "deaf system")
+    system = System(lambda u: np.array([u[1], 0.0 * u[0]]), np.zeros(2), "deaf system")
     points = np.array([[0.0], [1.0]])
     # The velocity of this system reaches θ = h·θ' at n = 1, a hundredth of what the correction expects.
     with pytest.raises(mq.Diverged, match="deaf system: no start was found .* use a smaller learning rate"):
