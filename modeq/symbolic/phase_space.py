@@ -32,7 +32,8 @@ class PhaseSpaceForm:
     q : coefficients (q₁, …, q_m) of ζ, …, ζᵐ
     r : mapping from colour to the coefficients (r₀, r₁, …) of 1, ζ, …; r₀ = 1 for the gradient
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
-    left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost
+    left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost. A pole
+        with symbols in it is kept
 
     Examples
     --------
