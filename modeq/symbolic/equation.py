@@ -41,8 +41,8 @@ class ModifiedEquation(BSeriesField):
             needs to follow the iterates to its order.
         buffers : optional
             None for the method's own first step (for torch's optimizers a new optimizer), 0 for zero
-            buffers and ordinary steps, or a matrix states × colours: state i starts at
-            u_i θ₀ + h Σ_c buffers_ic f_c(θ₀).
+            buffers and ordinary steps, a matrix states × colours: state i starts at
+            u_i θ₀ + h Σ_c buffers_ic f_c(θ₀), or "given" for any vectors, as fields of their own.
 
         Examples
         --------

@@ -78,6 +78,7 @@ class LinearRecurrence:
 
     def __init__(self, A: sp.MatrixBase, field: Domain) -> None:
         self.field, self.eigenvalues = _split(A, field)
+        self.one = self.field.one  # the factor μ of what does not grow or decay
         self.A = [[self.field.from_sympy(entry) for entry in A.row(i)] for i in range(A.rows)]
 
     def solve(self, first: Vector, forcing: list[Sequence]) -> list[Sequence]:

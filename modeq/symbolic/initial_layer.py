@@ -6,10 +6,9 @@ import sympy as sp
 
 from modeq.errors import InvalidOrder
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import coefficient_field, exact_matrix
 from modeq.symbolic.b_series import Written
-from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.fields_and_maps import BSeriesMap
+from modeq.symbolic.iterates import first_state, iterated, readout, recurrence_of
 from modeq.symbolic.rooted_trees import checked_order, tree_table
 from modeq.symbolic.series import Coefficients
 
@@ -36,9 +35,11 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     ----------
     method : GeneralLinearMethod
     order : int from 0
-    buffers : None, 0, or matrix states × colours
+    buffers : None, 0, matrix states × colours, or "given"
         None: the method's own start. 0: all buffers zero. A matrix S: X₀ = u θ₀ + h Σ_c S_c f_c(θ₀);
-        for the heavy ball from the momentum buffer v₀ = κ ∇L(θ₀) it is [[0], [κ]].
+        for the heavy ball from the momentum buffer v₀ = κ ∇L(θ₀) it is [[0], [κ]]. "given":
+        X₀ = u θ₀ + h w with any vectors w_i; they are fields of their own, with the colours
+        ``method.colour_count + i``.
 
     Raises
     ------
@@ -55,6 +56,11 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
     >>> beta = sp.Symbol("beta")
     >>> initial_layer(mq.HeavyBall(momentum=beta), 1)[[]]
     -beta/(1 - beta)**2
+
+    A momentum buffer v₀, with w₁ = −v₀, moves the start by −hβ/(1 − β) v₀:
+
+    >>> initial_layer(mq.HeavyBall(momentum=beta), 1, buffers="given")[mq.Tree(2, [])]
+    beta/(1 - beta)
     """
     if order == 0 and not isinstance(order, bool):
         nothing = Coefficients(tree_table(1, method.colour_count).truncated(0), (), sp.QQ)
@@ -63,32 +69,9 @@ def initial_layer(method: GeneralLinearMethod, order: int, buffers: Any = None) 
         number = checked_order(order)
     except InvalidOrder as error:
         raise InvalidOrder(f"the order of an initial layer is {order!r}: give an integer from 0") from error
-    states, colours = method.state_count, method.colour_count
-    start = method.start if buffers is None else sp.zeros(states, colours)
-    if not (buffers is None or (isinstance(buffers, int) and buffers == 0)):
-        start = exact_matrix(buffers, "buffers", (states, colours))
     method.require_zero_stable()
-    recurrence = LinearRecurrence(method.A, coefficient_field([*method.entries, *start]))
-    K = recurrence.field
-    B, C, D = (
-        [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
-        for matrix in (method.B, method.C, method.D)
-    )
-    readout = [K.from_sympy(entry) for entry in method.readout]
-    table = tree_table(number, colours, method.decay.keys())
-    zero, one = Sequence((), {}, K), Sequence((), {K.one: [K.one]}, K)
-    gradients: list[list[Sequence]] = []
-    positions: list[list[Sequence]] = []
-    values = []
-    for u, v, colour in zip(table.left.tolist(), table.right.tolist(), table.root.tolist(), strict=True):
-        if u < 0:
-            R = [one if c == colour else zero for c in method.colours]
-            first = [K.from_sympy(entry) for entry in start.col(colour)]
-        else:
-            R = [a * b for a, b in zip(gradients[u], positions[v], strict=True)]
-            first = [K.zero] * states
-        gradients.append(R)
-        state = recurrence.solve(first, [combine(row, R, K) for row in B])
-        positions.append([combine([*c, *d], [*state, *R], K) for c, d in zip(C, D, strict=True)])
-        values.append(combine(readout, state, K).slow_start)
-    return InitialLayer.of(method, Coefficients(table, tuple(values), K))
+    first = first_state(method, buffers)
+    recurrence = recurrence_of(method, first)
+    table, states = iterated(method, number, first, recurrence)
+    values = tuple(path.slow_start for path in readout(method, states, recurrence))
+    return InitialLayer.of(method, Coefficients(table, values, recurrence.field))

@@ -6,14 +6,14 @@ from typing import Any
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import coefficient_field, exact_matrix, tidy
+from modeq.methods.exact import coefficient_field, tidy
 from modeq.methods.shift_operator import Element
 from modeq.symbolic.b_series import BSeries
-from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
+from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence
+from modeq.symbolic.iterates import first_state, iterated, readout
 from modeq.symbolic.phase_space_exact import WrittenCoefficients
-from modeq.symbolic.rooted_trees import checked_order, tree_table
+from modeq.symbolic.rooted_trees import checked_order
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Modes(LinearRecurrence):
         super().__init__(A, field)
         K = self.field
         self.rates = [mu for mu in self.eigenvalues if mu not in (K.zero, K.one)]
-        self.one = Mode((0,) * len(self.rates), K.one)
+        self.one: Any = Mode((0,) * len(self.rates), K.one)
         self.modes = {K.one: self.one}
         for i, mu in enumerate(self.rates):
             self.modes[mu] = Mode(tuple(int(i == j) for j in range(len(self.rates))), mu)
@@ -62,51 +62,15 @@ def phase_space_start(
     logarithms of the factors, they are the solution that is asked for. See :meth:`PhaseSpaceForm.start`.
     """
     number = checked_order(order)
-    first = _first_state(method, buffers)
-    colours = first.cols
-    constant = range(method.colour_count, colours)
+    first = first_state(method, buffers)
     recurrence = _Modes(method.A, coefficient_field([*method.entries, *first]))
-    K = recurrence.field
-    B, C, D = (
-        [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
-        for matrix in (method.B, method.C, method.D)
-    )
-    readout = [K.from_sympy(entry) for entry in method.readout]
-    table = tree_table(number, colours, {*method.decay, *constant})
-    nothing, one = Sequence((), {}, K), Sequence((), {recurrence.one: [K.one]}, K)
-    gradients: list[list[Sequence]] = []
-    positions: list[list[Sequence]] = []
-    paths = []
-    for u, v, colour in zip(table.left, table.right, table.root, strict=True):
-        state = [K.zero] * method.state_count
-        if u < 0:
-            R = [one if c == colour else nothing for c in method.colours]
-            state = [K.from_sympy(entry) for entry in first.col(int(colour))]
-        else:
-            R = [a * b for a, b in zip(gradients[u], positions[v], strict=True)]
-        gradients.append(R)
-        X = recurrence.solve(state, [combine(row, R, K) for row in B])
-        positions.append([combine([*c, *d], [*X, *R], K) for c, d in zip(C, D, strict=True)])
-        paths.append(combine(readout, X, K))
+    table, states = iterated(method, number, first, recurrence)
+    paths = readout(method, states, recurrence)
     rates, names = _kept_rates(recurrence, kept)
     values = [[_derivative(path, k, rates, recurrence, names) for path in paths] for k in range(count)]
     return tuple(
         BSeries.of(method, WrittenCoefficients(table, tuple(row), sp.EX), offset=k) for k, row in enumerate(values)
     )
-
-
-def _first_state(method: GeneralLinearMethod, buffers: Any) -> sp.Matrix:
-    """X₀ − u θ₀ in units of h: one column for each colour, and with given buffers one for each state."""
-    states, colours = method.state_count, method.colour_count
-    if buffers is None:
-        return method.start
-    if isinstance(buffers, str):
-        if buffers != "given":
-            raise InvalidMethod(f"buffers is {buffers!r}: give None, 0, a matrix, or 'given'")
-        return sp.Matrix.hstack(sp.zeros(states, colours), sp.eye(states))
-    if isinstance(buffers, int) and buffers == 0:
-        return sp.zeros(states, colours)
-    return exact_matrix(buffers, "buffers", (states, colours))
 
 
 def _kept_rates(recurrence: _Modes, kept: tuple[sp.Expr, ...]) -> tuple[list[sp.Expr | None], dict[sp.Expr, sp.Expr]]:

@@ -352,21 +352,21 @@ def trees(order: int, colours: int = 1) -> list[Tree]:
 
 
 @lru_cache(maxsize=64)
-def _count(order: int, colours: int, linear: int) -> int:
-    """The number of trees with at most `order` vertices; `linear` of the colours have at most one child."""
+def tree_count(order: int, colours: int, linear: int, leaves: int = 0) -> int:
+    """The number of trees with at most `order` vertices; `linear` colours have one child at most, `leaves` none."""
     forests, counts = [1], [0, colours]  # with n vertices; forests by the Euler transform of counts
     weighted = [0]
     for n in range(1, order):
         weighted.append(sum(d * counts[d] for d in range(1, n + 1) if n % d == 0))
         forests.append(sum(weighted[k] * forests[n - k] for k in range(1, n + 1)) // n)
-        counts.append((colours - linear) * forests[n] + linear * counts[n])
+        counts.append((colours - linear - leaves) * forests[n] + linear * counts[n])
     return sum(counts)
 
 
-def _require_feasible(order: int, colours: int, linear: int) -> None:
+def _require_feasible(order: int, colours: int, linear: int, leaves: int) -> None:
     """Raise `InvalidOrder` with the number of trees and the memory they take if both are absurd."""
     counted = min(order, 60)  # beyond, counting itself would take long
-    count = _count(counted, colours, linear)
+    count = tree_count(counted, colours, linear, leaves)
     if count > LARGEST_TABLE:
         raise InvalidOrder(
             f"order is {order}: there are {'more than ' if counted < order else ''}{count:,} trees with up to {order} "
@@ -381,7 +381,8 @@ class TreeTable:
     ``left[i]`` and ``right[i]`` are the indices of u and v (−1 for a single vertex), ``root[i]`` the root's
     colour; the trees with k vertices are numbers ``starts[k]`` to ``starts[k + 1]``. Children are attached
     with growing indices, so that each tree occurs once. Vertices of a *linear* colour have at most one
-    child, since the elementary differentials of the other trees vanish.
+    child, and those of a constant field none (they are *leaves*), since the elementary differentials of the
+    other trees vanish.
     """
 
     colours: int
@@ -422,16 +423,17 @@ class TreeTable:
 
 
 @lru_cache(maxsize=16)
-def _tree_table(order: int, colours: int, linear: frozenset[int]) -> TreeTable:
+def _tree_table(order: int, colours: int, linear: frozenset[int], leaves: frozenset[int]) -> TreeTable:
     single = np.full(colours, -1)
     left, right, root = single, single, np.arange(colours)
-    full = np.isin(root, list(linear))  # no further child
+    room = np.full(colours, order)  # for further children
+    room[list(linear)], room[list(leaves)] = 1, 0
     starts = [0, 0, colours]
     for n in range(2, order + 1):
         lefts, rights = [], []
         for u_order in range(1, n):
             u = np.arange(starts[u_order], starts[u_order + 1])
-            u = u[~full[u] | (left[u] < 0)]
+            u = u[room[u] > 0]
             first, last = np.maximum(right[u], starts[n - u_order]), starts[n - u_order + 1]
             counts = np.maximum(last - first, 0)
             before = np.repeat(np.cumsum(counts) - counts, counts)
@@ -439,15 +441,15 @@ def _tree_table(order: int, colours: int, linear: frozenset[int]) -> TreeTable:
             rights.append(np.repeat(first, counts) + np.arange(len(before)) - before)
         u = np.concatenate(lefts)
         left, right = np.concatenate([left, u]), np.concatenate([right, *rights])
-        root, full = np.concatenate([root, root[u]]), np.concatenate([full, full[u]])
+        root, room = np.concatenate([root, root[u]]), np.concatenate([room, room[u] - 1])
         starts.append(len(left))
     for array in (left, right, root):
         array.setflags(write=False)
     return TreeTable(colours, left, right, root, tuple(starts))
 
 
-def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> TreeTable:
-    """Return the table of all trees with at most `order` vertices.
+def tree_table(order: int, colours: int = 1, linear: Collection[int] = (), leaves: Collection[int] = ()) -> TreeTable:
+    """Return the table of all trees with at most `order` vertices, linear colours and those of leaves restricted.
 
     Raises
     ------
@@ -460,5 +462,5 @@ def tree_table(order: int, colours: int = 1, linear: Collection[int] = ()) -> Tr
     1205
     """
     order = checked_order(order)
-    _require_feasible(order, colours, len(linear))
-    return _tree_table(order, colours, frozenset(linear))
+    _require_feasible(order, colours, len(linear), len(leaves))
+    return _tree_table(order, colours, frozenset(linear), frozenset(leaves))

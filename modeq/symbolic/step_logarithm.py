@@ -6,10 +6,10 @@ import sympy as sp
 
 from modeq.errors import InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import coefficient_field
 from modeq.methods.shift_operator import Element
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
-from modeq.symbolic.rooted_trees import Tree
+from modeq.symbolic.iterates import iterated, recurrence_of
+from modeq.symbolic.rooted_trees import tree_count
 
 LARGEST_NUMBER_OF_TREES = 20_000
 
@@ -29,16 +29,21 @@ class StepLogarithm:
     """
 
     def __init__(self, method: GeneralLinearMethod, order: int) -> None:
-        matrices = (method.A, method.B, method.C, method.D, method.readout)
-        recurrence = LinearRecurrence(method.A, coefficient_field([entry for matrix in matrices for entry in matrix]))
+        P, W = coordinates(method)
+        first = sp.Matrix.hstack(sp.zeros(method.state_count, method.colour_count), W)
+        recurrence = recurrence_of(method, first)
         K = self.field = recurrence.field
+        count = tree_count(min(order, 60), first.cols, len(method.decay), W.cols)
+        if count > LARGEST_NUMBER_OF_TREES:
+            raise InvalidOrder(
+                f"order is {order}: there are {count:,} trees with up to {order} vertices; ask for a lower order"
+            )
         self.poles, exponents = _logarithms(method, recurrence, order)
-        self.trees = tuple(_trees(method, order))
-        states = _iterates(method, recurrence, self.trees)
-        rows = [list(method.readout), *coordinates(method)[0].tolist()]
+        table, states = iterated(method, order, first, recurrence)
+        self.trees = tuple(table.trees)
         self.terms: tuple[tuple[Terms, ...], ...] = tuple(
-            tuple(_derivative(combine(row, states[tree], K), exponents, len(self.poles)) for tree in self.trees)
-            for row in ([K.from_sympy(entry) for entry in row] for row in rows)
+            tuple(_derivative(combine(row, X, K), exponents, len(self.poles)) for X in states)
+            for row in ([K.from_sympy(entry) for entry in row] for row in [list(method.readout), *P.tolist()])
         )
 
 
@@ -96,60 +101,6 @@ def _logarithms(
                     f"not those of their logarithms: there is no state-space form of order {order}; ask for a lower one"
                 )
     return poles, exponents
-
-
-def _trees(method: GeneralLinearMethod, order: int) -> list[Tree]:
-    """All trees up to an order, those of the buffers as leaves; decay vertices have at most one child."""
-    fields = method.colour_count
-    levels = [[Tree(colour, []) for colour in range(fields + method.state_count - 1)]]
-    count = len(levels[0])
-    for size in range(2, order + 1):
-        level = []
-        for u in (u for smaller in levels[: size - 1] for u in smaller):
-            if u.colour >= fields or (u.colour in method.decay and u.children):
-                continue
-            # The largest child comes last, so that each tree occurs once.
-            level += [
-                u.butcher_product(v)
-                for v in levels[size - u.order - 1]
-                if not u.children or v == u.children[0] or v > u.children[0]
-            ]
-        levels.append(level)
-        count += len(level)
-        if count > LARGEST_NUMBER_OF_TREES:
-            raise InvalidOrder(
-                f"order is {order}: there are {count:,} trees with up to {size} vertices already; ask for a lower order"
-            )
-    return [tree for level in levels for tree in level]
-
-
-def _iterates(
-    method: GeneralLinearMethod, recurrence: LinearRecurrence, trees: tuple[Tree, ...]
-) -> dict[Tree, list[Sequence]]:
-    """The coefficient of each tree in the states X(n), as sequences in n."""
-    K = recurrence.field
-    B, C, D = (
-        [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
-        for matrix in (method.B, method.C, method.D)
-    )
-    _, columns = coordinates(method)
-    zero, one = Sequence((), {}, K), Sequence((), {K.one: [K.one]}, K)
-    gradients: dict[Tree, list[Sequence]] = {}
-    positions: dict[Tree, list[Sequence]] = {}
-    states: dict[Tree, list[Sequence]] = {}
-    for tree in trees:
-        first = [K.zero] * method.state_count
-        if tree.children:
-            u, v = Tree(tree.colour, tree.children[1:]), tree.children[0]
-            R = [a * b for a, b in zip(gradients[u], positions[v], strict=True)]
-        else:
-            R = [one if c == tree.colour else zero for c in method.colours]
-            if tree.colour >= method.colour_count:
-                first = [K.from_sympy(entry) for entry in columns.col(tree.colour - method.colour_count)]
-        states[tree] = recurrence.solve(first, [combine(row, R, K) for row in B])
-        gradients[tree] = R
-        positions[tree] = [combine([*c, *d], [*states[tree], *R], K) for c, d in zip(C, D, strict=True)]
-    return states
 
 
 def _derivative(sequence: Sequence, exponents: dict[Element, tuple[int, ...]], poles: int) -> Terms:

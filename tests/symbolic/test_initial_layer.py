@@ -14,6 +14,7 @@ from sympy import Rational as Q
 from sympy.polys.matrices import DomainMatrix
 
 import modeq as mq
+from modeq.symbolic.initial_layer import initial_layer
 
 beta, alpha = sp.symbols("beta alpha")
 TREES = ["[]", "[[]]", "[[[]]]", "[[],[]]", "[[[],[]]]", "[[],[],[]]"]
@@ -243,3 +244,40 @@ def test_flow_after_layer_follows_the_iterates(name, order):
 def test_with_a_shorter_layer_the_order_stops_early(missing):
     method, optimizer, hyperparameters = RUNS["heavy ball"]
     assert abs(slope(method, optimizer, 4, 3 - missing, hyperparameters) - (4 - missing)) < 0.15
+
+
+@pytest.mark.parametrize("make", [mq.HeavyBall, mq.Nesterov])
+def test_given_buffers_hold_every_start(make):
+    """To first order they add up; trees without them are those of zero buffers."""
+    method = make(momentum=beta)
+    given = initial_layer(method, 3, buffers="given")
+    assert given.colour_count == 1 + method.state_count
+    # To first order w₁ = κ·f counts like a matrix.
+    kappa = sp.Symbol("kappa")
+    matrix = initial_layer(method, 1, buffers=[[0], [kappa]])
+    assert sp.cancel(matrix[[]] - given[[]] - kappa * given[mq.Tree(2, [])]) == 0
+    zero = initial_layer(method, 3, buffers=0)
+    assert all(given[tree] == value for tree, value in zero.items())
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_flow_from_any_buffer(order):
+    """Heavy ball from a buffer that is no gradient: written out, the layer puts the flow onto the iterates."""
+    x, y = sp.symbols("x y")
+    loss = sp.cos(x) + x**2 + x * y / 2 + y**2
+    equation = mq.modified_equation(mq.HeavyBall(Q(1, 2)), order)
+    layer = initial_layer(equation.method, order, buffers="given")
+    problem, buffer, start = mq.SymbolicProblem(loss, [x, y]), np.array([0.7, -0.4]), np.array([0.8, -0.3])
+    fields = [[-sp.diff(loss, x), -sp.diff(loss, y)], [0, 0], [-Q(7, 10), Q(2, 5)]]  # f, w₀ = 0, w₁ = −v₀
+    errors = []
+    for steps in (40, 80, 160):
+        h = 1 / steps
+        moved = layer.on(fields, [x, y], h=sp.Rational(1, steps)).lambdify()(start)
+        flow = mq.flow(equation, problem, start + moved, h=h, time=1, initial_layer=False, rtol=1e-13, atol=1e-15)
+        theta, momentum = start.copy(), buffer.copy()
+        for _ in range(steps):
+            momentum = 0.5 * momentum - problem.field(theta)
+            theta = theta - h * momentum
+        errors.append(np.max(abs(flow.y[-1] - theta)))
+    slopes = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    assert np.allclose(slopes, order, atol=0.15), slopes

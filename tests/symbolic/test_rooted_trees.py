@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 import modeq as mq
-from modeq.symbolic.rooted_trees import LARGEST_TABLE, _count, tree_table
+from modeq.symbolic.rooted_trees import LARGEST_TABLE, tree_count, tree_table
 
 # Rooted trees, and rooted trees with two colours of vertices: OEIS A000081 and A000151.
 PLAIN = [1, 1, 2, 4, 9, 20, 48, 115, 286, 719]
@@ -188,7 +188,7 @@ def test_table_of_trees(order, colours, linear):
     trees = table.trees
     everything = [tree for n in range(1, order + 1) for tree in mq.trees(n, colours)]
     expected = {t for t in everything if all(len(s.children) < 2 or s.colour not in linear for s in subtrees(t))}
-    assert len(set(trees)) == len(trees) == _count(order, colours, len(linear))
+    assert len(set(trees)) == len(trees) == tree_count(order, colours, len(linear))
     assert set(trees) == expected
     for n in range(1, order + 1):
         assert {tree.order for tree in trees[table.level(n)]} == {n}
@@ -196,7 +196,7 @@ def test_table_of_trees(order, colours, linear):
 
 
 def test_the_refusal_of_absurd_orders_counts_what_a_table_would_hold():
-    assert _count(16, 1, 0) < LARGEST_TABLE < _count(17, 1, 0) == 1_011_311
+    assert tree_count(16, 1, 0) < LARGEST_TABLE < tree_count(17, 1, 0) == 1_011_311
     with pytest.raises(mq.InvalidOrder, match=r"order is 17: there are 1,011,311 trees .* about 2 GB"):
         mq.trees(17)
 
