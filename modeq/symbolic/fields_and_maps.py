@@ -225,13 +225,48 @@ class BSeriesField(_Computable):
         loss, remainder = gradient_part(self)
         return loss, self._result(remainder, self.order)
 
+    def order_of_accuracy(self) -> int:
+        """Return the largest p, at most the order of the series, with f̃ = f + O(hᵖ), and 0 if f̃ = f + O(1).
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.modified_equation(mq.LinearMultistep([0, -1, 1], [-0.5, 1.5]), order=5).order_of_accuracy()
+        2
+        """
+        return structure.largest_order(lambda p: structure.is_exact_field(self.coefficients, p), self.order)
+
     def is_hamiltonian(self) -> bool:
         """Whether the field is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
         return structure.is_hamiltonian(self._one_field(), self.order)
 
+    def hamiltonian_order(self) -> int:
+        """Return the largest p, at most the order of the series, to which the field is Hamiltonian whenever f is.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.modified_equation(mq.RungeKutta([[0, 0], [0.5, 0]], [0, 1]), order=4).hamiltonian_order()
+        2
+        """
+        weights = self._one_field()
+        return structure.largest_order(lambda p: structure.is_hamiltonian(weights, p), self.order)
+
     def is_energy_preserving(self) -> bool:
         """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`."""
         return structure.is_energy_preserving(self._one_field(), self.order)
+
+    def energy_preserving_order(self) -> int:
+        """Return the largest p, at most the order of the series, to which it preserves H for f = J∇H.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.modified_equation(mq.RungeKutta([[0, 0], [0.5, 0]], [0, 1]), order=4).energy_preserving_order()
+        2
+        """
+        weights = self._one_field()
+        return structure.largest_order(lambda p: structure.is_energy_preserving(weights, p), self.order)
 
     def is_even(self) -> bool:
         """Whether it is the same for −h as for h, as for symmetric methods."""
@@ -314,6 +349,31 @@ class BSeriesMap(_Computable):
     def is_symplectic(self) -> bool:
         """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`."""
         return structure.is_symplectic(self._one_field(), self.order)
+
+    def symplectic_order(self) -> int:
+        """Return the largest p, at most the order of the series, to which the map is symplectic for f = J∇H.
+
+        Examples
+        --------
+        Of the explicit midpoint rule, which is of second order:
+
+        >>> import modeq as mq
+        >>> mq.memoryless_map(mq.RungeKutta([[0, 0], [0.5, 0]], [0, 1]), order=4).symplectic_order()
+        2
+        """
+        weights = self._one_field()
+        return structure.largest_order(lambda p: structure.is_symplectic(weights, p), self.order)
+
+    def order_of_accuracy(self) -> int:
+        """Return the largest p, at most the order of the series, to which the map is the flow of f over the time h.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.memoryless_map(mq.RungeKutta([[0, 0], [0.5, 0]], [0, 1]), order=4).order_of_accuracy()
+        2
+        """
+        return structure.largest_order(lambda p: structure.is_exact_flow(self.coefficients, p), self.order)
 
 
 def _coefficients(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coefficients:

@@ -1,7 +1,7 @@
 """Geometric structure of B-series, for f = J∇H with J constant and antisymmetric, whatever H is."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import sympy as sp
 
@@ -111,6 +111,43 @@ def is_even(field: Weights, order: int) -> bool:
     True
     """
     return all(_zero(value) for tree, value in field.items() if tree.order <= order and tree.order % 2 == 0)
+
+
+def is_exact_field(field: Weights, order: int) -> bool:
+    """Whether f̃ = f, up to trees with `order` vertices: 1 for single vertices, 0 for the others.
+
+    Examples
+    --------
+    >>> is_exact_field({Tree([]): sp.Integer(1), Tree([[]]): sp.Rational(-1, 2)}, 2)
+    False
+    """
+    return all(_zero(value - int(tree.order == 1)) for tree, value in field.items() if tree.order <= order)
+
+
+def is_exact_flow(step: Weights, order: int) -> bool:
+    """Whether a map is the flow of f over the time h, up to trees with `order` vertices: a(τ) = 1/γ(τ).
+
+    Notes
+    -----
+    Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1.2.
+
+    Examples
+    --------
+    >>> is_exact_flow({Tree([]): sp.Integer(1), Tree([[]]): sp.Rational(1, 2)}, 2)
+    True
+    """
+    return all(_zero(value - sp.Rational(1, tree.density)) for tree, value in step.items() if tree.order <= order)
+
+
+def largest_order(holds: Callable[[int], bool], order: int) -> int:
+    """Return the largest p ≤ `order` to which a property holds, 0 if it fails for single vertices.
+
+    Examples
+    --------
+    >>> largest_order(lambda p: p < 3, 5)
+    2
+    """
+    return next((p for p in range(order, 0, -1) if holds(p)), 0)
 
 
 def _zero(value: sp.Expr) -> bool:

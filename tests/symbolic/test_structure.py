@@ -92,3 +92,35 @@ def test_several_fields_are_refused():
     decayed = mq.modified_equation(mq.GradientDescent().with_weight_decay(half), 2)
     with pytest.raises(mq.InvalidMethod, match=r"has the fields \[0, 1\]: this test is for one field"):
         decayed.is_hamiltonian()
+
+
+RK4 = mq.RungeKutta(
+    [[0, 0, 0, 0], [half, 0, 0, 0], [0, half, 0, 0], [0, 0, 1, 0]], [sixth, 2 * sixth, 2 * sixth, sixth]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "accuracy", "symplectic"),
+    [
+        (RK4, 4, 4),
+        (SYMPLECTIC["implicit midpoint"], 2, ORDER),
+        (SYMPLECTIC["two stages"].subs(s, 1), 2, ORDER),
+        (mq.GradientDescent(), 1, 1),
+        (mq.HeavyBall(half), 0, 1),
+        (mq.LinearMultistep([0, -1, 1], [-half, 3 * half]), 2, 2),
+        (mq.QuasiHyperbolic(half, half), 1, 1),
+    ],
+)
+def test_orders(method, accuracy, symplectic):
+    """To the order of accuracy a method has every structure that the exact flow has."""
+    equation, step = mq.modified_equation(method, ORDER), mq.memoryless_map(method, ORDER)
+    assert equation.order_of_accuracy() == step.order_of_accuracy() == accuracy
+    assert equation.hamiltonian_order() == step.symplectic_order() == symplectic
+    assert equation.energy_preserving_order() >= accuracy
+
+
+def test_a_method_of_no_order():
+    field = mq.BSeriesField.from_coefficients({}, order=3)
+    assert field.order_of_accuracy() == 0
+    assert field.exponential().order_of_accuracy() == 0
+    assert field.hamiltonian_order() == 3
