@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 TREES, ALGEBRA, SERIES = "symbolic/rooted_trees.py", "symbolic/algebra.py", "symbolic/series.py"
 STRUCTURE, WRITTEN, LOSS = "symbolic/structure.py", "symbolic/explicit_fields.py", "symbolic/modified_loss.py"
-TIME, PHASE, LAYER = "symbolic/temporal.py", "symbolic/phase_space_exact.py", "symbolic/initial_layer.py"
+TIME, PHASE, ITERATES = "symbolic/temporal.py", "symbolic/phase_space_exact.py", "symbolic/iterates.py"
 TRANSIENTS, SHIFT = "symbolic/exponential_polynomials.py", "methods/shift_operator.py"
 MOMENTUM, DECAY, EXACT = "methods/momentum.py", "methods/weight_decay.py", "methods/exact.py"
 RUNGE_KUTTA, MULTISTEP = "methods/runge_kutta.py", "methods/multistep.py"
@@ -101,8 +101,8 @@ LAWS = [
             "linear_colours_leave_their_branching_trees_out",
             "f_c'' = 0: the table has the trees whose vertices of colour c have at most one child",
             TREES,
-            "u[~full[u] | (left[u] < 0)]",
-            "u[~full[u]]",
+            "room[list(linear)], room[list(leaves)] = 1, 0",
+            "room[list(linear)], room[list(leaves)] = 2, 0",
         ),
         (
             "partitions_choose_which_edges_to_cut",
@@ -521,9 +521,9 @@ LAWS = [
         (
             "on_the_slow_manifold_there_is_no_layer",
             "X₀ = uθ + hSf with (I − A)S = B1 − ug₋₁, e·S = 0: ℓ(•) = 0",
-            LAYER,
-            "first = [K.from_sympy(entry) for entry in start.col(colour)]",
-            "first = [K.zero] * states",
+            ITERATES,
+            "start = [K.from_sympy(entry) for entry in first.col(colour)]",
+            "start = [K.zero] * method.state_count",
         ),
         (
             "shift_registers_are_followed_exactly",
@@ -542,9 +542,9 @@ LAWS = [
         (
             "the_first_layer_is_affine_in_the_buffers",
             "ℓ(•) of sS + tT is sℓ_S + tℓ_T + (1 − s − t)ℓ₀",
-            LAYER,
-            "start = exact_matrix(buffers,",
-            "start = method.start + exact_matrix(buffers,",
+            ITERATES,
+            "return exact_matrix(buffers,",
+            "return method.start + exact_matrix(buffers,",
         ),
     ),
     *_laws(
