@@ -38,6 +38,7 @@ def assert_order(
     field: FieldName = "auto",
     initial_layer: Layer = True,
     step_sizes: Sequence[float] | None = None,
+    halvings: int = 4,
 ) -> ObservedOrder:
     """Assert that a modified equation follows the optimizer with the predicted order, no less and no more.
 
@@ -46,7 +47,7 @@ def assert_order(
 
     Parameters
     ----------
-    method, problem, start, time, form, field, initial_layer, step_sizes : as in `modeq.observed_order`
+    method, problem, start, time, form, field, initial_layer, step_sizes, halvings : as in `modeq.observed_order`
     order : truncation order
     expected : int, optional
         The slope; by default what the exact coefficients predict.
@@ -79,6 +80,7 @@ def assert_order(
         form=form,
         field=field,
         initial_layer=initial_layer,
+        halvings=halvings,
     )
     slope = observed.expected if expected is None else expected
     report = (

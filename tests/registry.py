@@ -68,6 +68,9 @@ METHODS = {
     "implicit midpoint": partial(mq.RungeKutta, [[Q(1, 2)]], [1], name="implicit midpoint"),
     "Radau IIA": _radau,
     "Adams-Bashforth": partial(mq.LinearMultistep, rho=[0, -1, 1], sigma=[Q(-1, 2), Q(3, 2)], name="Adams-Bashforth"),
+    "Adams-Bashforth, 3 steps": partial(
+        mq.LinearMultistep, rho=[0, 0, -1, 1], sigma=[Q(5, 12), Q(-16, 12), Q(23, 12)], name="Adams-Bashforth, 3 steps"
+    ),
     "BDF": partial(mq.LinearMultistep, rho=[Q(1, 3), Q(-4, 3), 1], sigma=[0, 0, Q(2, 3)], name="BDF"),
     "two stages, two steps": _two_stages_two_steps,
 }

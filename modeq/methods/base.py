@@ -259,6 +259,19 @@ class GeneralLinearMethod:
         polynomial = sp.Poly(self.A.charpoly(z).as_expr(), z)
         return sp.Poly(sp.cancel(polynomial.as_expr() / (z - 1)), z)
 
+    @cached_property
+    def parasitic_radius(self) -> float:
+        """The largest modulus of a parasitic eigenvalue of a method with numbers, 0 if it has none.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.HeavyBall(momentum=0.9).parasitic_radius, mq.GradientDescent().parasitic_radius
+        (0.9, 0.0)
+        """
+        roots = self.parasitic_polynomial.sqf_part().nroots(n=30)  # multiple roots do not converge
+        return max((abs(complex(root)) for root in roots), default=0.0)
+
     @property
     def is_simple_at_one(self) -> bool:
         """Whether 1 is a simple eigenvalue of A (for symbols: in general position)."""

@@ -356,7 +356,7 @@ def observed_order(
         The truncation order.
     step_sizes : decreasing sequence, optional
         By default halvings from 0.2 times the series limit over λ_max, rounded so that `time` is a whole
-        number of steps: as many as `halvings`, or, from two on, as keep the error above the noise floor.
+        number of steps: as many as `halvings`, or, from two on, as keep the error ten times above the noise floor.
     form, field, initial_layer : as in :func:`modeq.flow`
     halvings : int
 
@@ -412,7 +412,7 @@ def observed_order(
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     errors, scale = [], 0.0
     for h in sizes:
-        if chosen_here and len(errors) > 2 and errors[-1] < 2**expected * _NOISE * scale:
+        if chosen_here and len(errors) > 2 and errors[-1] < 2**expected * 10 * _NOISE * scale:
             break
         iterates = iterate(method, problem, theta, h=h, steps=round(time / h))
         flowed = flow(
@@ -446,14 +446,14 @@ def _layer_steps(method: GeneralLinearMethod, form: FormName, order: int) -> int
     that counts adds as many.
     """
     if form == "state":
-        lost = []
+        moduli = []
     elif form in PHASE_SPACE:
-        lost = list(phase_space_form(method, 1).left_out)
+        moduli = [abs(complex(root)) for root in phase_space_form(method, 1).left_out]
     else:
-        lost = method.parasitic_polynomial.nroots(n=30) if method.state_count > 1 else []
-    radius = max((abs(complex(root)) for root in lost), default=0.0)
+        moduli = [method.parasitic_radius] if method.state_count > 1 else []
+    radius = max(moduli, default=0.0)
     decayed = int(np.ceil(1.1 * np.log(1e-17) / np.log(radius))) if radius > 0 else 0
-    return max(decayed, order * (method.state_count - 1)) if lost else 0
+    return max(decayed, order * (method.state_count - 1)) if moduli else 0
 
 
 def expected_order(

@@ -168,8 +168,7 @@ def _floats(matrix: sp.MatrixBase) -> list[list[float]]:
 
 
 def _nodes(method: GeneralLinearMethod, count: int) -> list[sp.Rational]:
-    moduli = [abs(complex(root)) for root in method.parasitic_polynomial.nroots(n=30)]
-    radius = max(moduli, default=0.0) if method.parasitic_polynomial.degree() > 0 else 0.0
+    radius = method.parasitic_radius
     if radius == 0:
         return [sp.Integer(j) for j in range(count)]
     spacing = sp.Rational(Fraction(1 / (1 - radius)).limit_denominator(1000))

@@ -145,6 +145,14 @@ def test_zero_stability_against_the_eigenvalues(coefficients):
     assert companion(*map(Q, coefficients)).is_zero_stable is bool(all(moduli < 1))
 
 
+def test_parasitic_radius():
+    assert mq.GradientDescent().parasitic_radius == 0
+    assert mq.HeavyBall(0.75).parasitic_radius == 0.75
+    assert registry.method("Adams-Bashforth, 3 steps").parasitic_radius == 0  # twice the eigenvalue 0
+    assert companion(0, 0, Q(-1, 8)).parasitic_radius == pytest.approx(0.5, abs=1e-15)
+    assert with_parasites(Q(1, 2), Q(1, 2), Q(-3, 4)).parasitic_radius == 0.75
+
+
 def test_zero_stability_of_symbols_is_a_condition():
     assert mq.HeavyBall(beta).is_zero_stable == (sp.Abs(beta) < 1)
     assert mq.Nesterov(beta).is_zero_stable == (sp.Abs(beta) < 1)

@@ -59,6 +59,11 @@ RULES = {
         naive.multistep,
         {"rho": [0, -1, 1], "sigma": [-HALF, 3 * HALF]},
     ),
+    "Adams-Bashforth, 3 steps": (
+        registry.method("Adams-Bashforth, 3 steps"),
+        naive.multistep,
+        {"rho": [0, 0, -1, 1], "sigma": [Q(5, 12), Q(-4, 3), Q(23, 12)]},
+    ),
     "BDF": (
         registry.method("BDF"),
         naive.multistep,
