@@ -5,7 +5,7 @@ from typing import Any
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, UnsupportedOptimizer
+from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import checked_rate
 
@@ -14,7 +14,8 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     """Return `method` with weight decay λ, as a colour of its own with the field −λθ.
 
     Coupled, every gradient query becomes g + λy, as torch.optim.SGD does: the decay passes through the
-    momentum. Decoupled, θ⁺ = (1 − hλ) θ + (the step without decay), with gradients at the old θ.
+    momentum. Decoupled, θ⁺ = (1 − hλ) θ + (the step without decay), with gradients at the old θ; what the
+    states hold beside θ (momentum, differences from earlier iterates) is the same as without decay.
 
     Parameters
     ----------
@@ -27,8 +28,6 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     ------
     InvalidMethod
         If λ is negative, or the method has weight decay already.
-    UnsupportedOptimizer
-        If decoupled decay is asked of a method whose parameters are not one of its states.
 
     Examples
     --------
@@ -68,14 +67,8 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
 def _decoupled_matrices(
     method: GeneralLinearMethod, colour: int
 ) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix, tuple[int, ...]]:
-    row = list(method.readout)
-    if sorted(row, key=str) != [0] * (len(row) - 1) + [1]:
-        raise UnsupportedOptimizer(
-            f"decoupled weight decay acts on a state that is the parameters, but {method.name} reads them as the "
-            f"combination {row}: choose variables in which the readout is a unit row"
-        )
-    theta = sp.Matrix(len(row), 1, row)
-    B = sp.Matrix.hstack(method.B, theta)
-    C = sp.Matrix.vstack(method.C, theta.T)
+    # X = u θ + buffers: with θ all states move, the buffers stay.
+    B = sp.Matrix.hstack(method.B, sp.Matrix(method.preconsistency))
+    C = sp.Matrix.vstack(method.C, method.readout)
     D = sp.diag(method.D, sp.zeros(1, 1))
     return B, C, D, (*method.colours, colour)

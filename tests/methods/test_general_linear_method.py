@@ -312,16 +312,6 @@ def test_refused_weight_decay(value, message, decoupled):
 def test_refused_combinations():
     with pytest.raises(mq.InvalidMethod, match="has weight decay already: give its whole rate at once"):
         mq.GradientDescent().with_weight_decay(0.1).with_weight_decay(0.1)
-    mixed = GLM(
-        A=[[1, 0], [0, 0]],
-        B=[[1], [1]],
-        C=[[1, 0]],
-        D=[[0]],
-        readout=[1, Q(1, 2)],
-        name="a method with a mixed readout",
-    )
-    with pytest.raises(mq.UnsupportedOptimizer, match="reads them as the combination .*choose variables"):
-        mixed.with_weight_decay(0.1, decoupled=True)
     twins = mq.HeavyBall(sp.Symbol("beta"), sp.Symbol("beta", positive=True))
     with pytest.raises(mq.InvalidMethod, match="two different symbols share a name"):
         mq.modified_equation(twins, order=2)
