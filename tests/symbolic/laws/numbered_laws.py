@@ -630,8 +630,8 @@ LAWS = [
             "gradient_descent_decays_alike_in_both_ways",
             "β = 0: coupled = decoupled",
             DECAY,
-            "B = sp.Matrix.hstack(method.B, theta)",
-            "B = sp.Matrix.hstack(method.B, 2 * theta)",
+            "B = sp.Matrix.hstack(method.B, sp.Matrix(method.preconsistency))",
+            "B = sp.Matrix.hstack(method.B, 2 * sp.Matrix(method.preconsistency))",
         ),
         (
             "decoupled_decay_without_a_loss_is_the_logarithm_of_its_factor",
@@ -644,8 +644,8 @@ LAWS = [
             "decoupled_decay_does_not_pass_through_the_momentum",
             "coupled −(g + λθ)/(1 − β), decoupled −g/(1 − β) − λθ",
             DECAY,
-            "theta = sp.Matrix(len(row), 1, row)",
-            "theta = sp.ones(len(row), 1)",
+            "B = sp.Matrix.hstack(method.B, sp.Matrix(method.preconsistency))",
+            "B = sp.Matrix.hstack(method.B, sp.ones(method.state_count, 1))",
         ),
     ),
     *_laws(
