@@ -258,7 +258,7 @@ class _HighestDerivative:
         path = np.zeros((top + 1, known.shape[1]))
         path[:m] = known
         change = np.inf
-        for _ in range(100):
+        for sweep in range(100):
             old = path[m:].copy()
             F = self.derivatives(path[: max(len(self.r[0]), m)])
             for j in range(top - m + 1):
@@ -272,8 +272,8 @@ class _HighestDerivative:
             previous, change = change, np.max(abs(path[m:] - old))
             if len(self.r[0]) <= m:  # nothing is implicit
                 return path[m]
-            # The last sweeps only move rounding.
-            if change <= self.tolerance * np.max(abs(path[1:])) or change >= previous:
+            # The first sweeps reach one derivative after the other; the last ones only move rounding.
+            if change <= self.tolerance * np.max(abs(path[1:])) or (sweep > top and change >= previous):
                 break
         converged = change <= 1e-6 * np.max(abs(path[1:]))
         return path[m] if converged else np.full_like(path[m], np.nan)  # the integrator takes a smaller step

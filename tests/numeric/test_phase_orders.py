@@ -95,3 +95,12 @@ def test_sweeps_that_do_not_contract_give_no_silent_answer():
     form = mq.phase_space_form(METHODS["heavy ball"], 2, "powers")
     with pytest.raises(mq.Diverged, match="at the start its highest derivative cannot be solved for, .* h = 15; use a"):
         mq.flow(form, problem, [1.0], h=15.0, time=60.0)
+
+
+def test_sweeps_go_on_until_every_derivative_is_reached():
+    """At a large step the first two sweeps move D²θ and D⁴θ by as much as each other: no sign of rounding."""
+    x, y = sp.symbols("x y")
+    problem = mq.SymbolicProblem(sp.Rational(5, 4) * (x**2 + y**2) - sp.Rational(3, 2) * x * y, [x, y])
+    forms = [mq.phase_space_form(METHODS["heavy ball"], order) for order in (3, 5)]
+    errors = [largest_errors(METHODS["heavy ball"], f, problem, [1.0, 0.0], [0.1875], 9.375, rtol=1e-10) for f in forms]
+    assert errors[1][0] < errors[0][0] / 10 < 2e-4
