@@ -39,6 +39,11 @@ def exact(value: Any, argument: str = "entry") -> sp.Expr:
         raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression") from error
     if not isinstance(expression, sp.Expr):
         raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression")
+    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo):
+        raise InvalidMethod(
+            f"{argument} is {expression}: it must be finite; where a substitution made a denominator vanish, build the "
+            "method with that value instead"
+        )
     expression = expression.replace(lambda e: e.is_Float, lambda e: exact(float(e)))
     if not expression.is_rational_function(*expression.free_symbols) or _has_irrational_number(expression):
         raise InvalidMethod(

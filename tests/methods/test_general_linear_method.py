@@ -392,3 +392,12 @@ def slow_step(method, colour, k):
     solution = sp.solve(equations, unknowns, dict=True)[0]
     theta = (method.readout * X.subs(solution))[0]
     return sp.expand(theta.subs(n, 1) - theta.subs(n, 0))
+
+
+def test_a_substitution_that_divides_by_zero_is_refused():
+    """torch ignores dampening without momentum; the start α/β of the general case cannot tell."""
+    beta = sp.Symbol("beta")
+    with pytest.raises(mq.InvalidMethod, match=r"start\[1, 0\] is zoo: it must be finite; .* build the method with"):
+        mq.HeavyBall(beta, 0.5).subs(beta, 0)
+    with pytest.raises(mq.InvalidMethod, match="it must be finite"):
+        mq.HeavyBall(sp.oo)
