@@ -227,7 +227,7 @@ REFUSED = {
     "infinite": ({"D": [[float("inf")]]}, r"D\[0, 0\] is inf: give a finite number"),
     "irrational": ({"D": [[sp.sqrt(2)]]}, r"D\[0, 0\] is sqrt\(2\): entries must be rational"),
     "complex": ({"D": [[1j]]}, r"D\[0, 0\] is 1j: entries must be rational"),
-    "sympy NaN": ({"D": [[sp.nan]]}, r"D\[0, 0\] is nan: entries must be rational"),
+    "sympy NaN": ({"D": [[sp.nan]]}, r"D\[0, 0\] is nan: it must be finite"),
     "not rational in a symbol": ({"D": [[sp.sqrt(beta)]]}, r"D\[0, 0\] is sqrt\(beta\): entries must be rational"),
     "C u": ({"C": [[2]]}, r"is not preconsistent: .* it has C u = \[2\]"),
     "readout u": ({"A": [[1, 0], [0, 0]], "B": [[1], [1]], "C": [[1, 0]], "readout": [0, 1]}, "readout·u = 0 for"),
