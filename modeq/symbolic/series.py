@@ -276,7 +276,13 @@ def _lcm(a: Element, b: Element) -> Element:
 
 
 def _quotient(a: Element, b: Element) -> Element:
-    return a // b if isinstance(a, int) else a.exquo(b)
+    """a/b, where b divides a: an error otherwise, for integers as for polynomials."""
+    if not isinstance(a, int):
+        return a.exquo(b)
+    quotient, remainder = divmod(a, b)
+    if remainder:
+        raise ArithmeticError(f"{b} does not divide {a}")
+    return quotient
 
 
 def _divided(array: Array, divisor: Element) -> Array:
