@@ -17,7 +17,12 @@ from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.explicit_fields import ExplicitField
 from modeq.symbolic.phase_space_elimination import eliminated_latex, eliminated_text, highest_derivative, shown
-from modeq.symbolic.phase_space_exact import Expansion, checked_expansion, phase_space_coefficients
+from modeq.symbolic.phase_space_exact import (
+    Expansion,
+    checked_expansion,
+    hidden_eigenvalues,
+    phase_space_coefficients,
+)
 from modeq.symbolic.phase_space_start import phase_space_start
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.temporal import checked_time_order, field_of_form, require_time_form
@@ -32,8 +37,8 @@ class PhaseSpaceForm:
     q : coefficients (q₁, …, q_m) of ζ, …, ζᵐ
     r : mapping from colour to the coefficients (r₀, r₁, …) of 1, ζ, …; r₀ = 1 for the gradient
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
-    left_out : the poles that are not kept (zero, negative, below e^{−2π}): their transient is lost. A pole
-        with symbols in it is kept
+    left_out : the poles that are not kept (zero, negative, below e^{−2π}), and the eigenvalues of the method
+        that are no poles: their transients are lost. A pole with symbols in it is kept
 
     Examples
     --------
@@ -273,4 +278,5 @@ def phase_space_form(method: GeneralLinearMethod, order: int, expansion: Expansi
     exact = found.exact
     q = tuple(exact.expression(c) for c in found.q[1:])
     r = {colour: tuple(exact.expression(c) for c in row) for colour, row in found.r.items()}
-    return PhaseSpaceForm(method, order, expansion, exact.kept, exact.left_out, q, r)
+    left_out = (*exact.left_out, *hidden_eigenvalues(method, exact.kept))
+    return PhaseSpaceForm(method, order, expansion, exact.kept, left_out, q, r)

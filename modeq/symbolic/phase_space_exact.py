@@ -39,24 +39,50 @@ def poles_of(method: GeneralLinearMethod) -> tuple[tuple[sp.Expr, ...], tuple[sp
     """
     kept: list[sp.Expr] = []
     left_out: list[sp.Expr] = []
-    common = sp.cancel(_denominator(method) / (z - 1))
-    for factor, multiplicity in sp.factor_list(common, z)[1]:
+    for root in _roots(sp.cancel(_denominator(method) / (z - 1))):
+        negligible = root.is_number and (
+            (abs(sp.im(root)) < 1e-40 and sp.re(root) <= 0) or sp.N(abs(root) - SMALLEST_POLE, 30) < 0
+        )
+        (left_out if negligible else kept).append(root)
+    return tuple(kept), tuple(left_out)
+
+
+def hidden_eigenvalues(method: GeneralLinearMethod, kept: tuple[sp.Expr, ...]) -> tuple[sp.Expr, ...]:
+    """Return the eigenvalues whose states move θ but see no gradient: they are no poles; less those in `kept`.
+
+    Their transients come from the start alone.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> hidden_eigenvalues(mq.PID(0.6, derivative=2), ()), hidden_eigenvalues(mq.HeavyBall(0.6), ())
+    ((0,), ())
+    """
+    row = method.readout * (z * sp.eye(method.state_count) - method.A).inv(method="ADJ")
+    seen = _common_denominator(row)
+    return tuple(root for root in _roots(sp.cancel(seen / _denominator(method))) if root not in kept)
+
+
+def _roots(expression: sp.Expr) -> list[sp.Expr]:
+    """The roots of a polynomial in z, repeated as often as they occur; numbers where there is no closed form."""
+    found: list[sp.Expr] = []
+    for factor, multiplicity in sp.factor_list(expression, z)[1]:
         polynomial = sp.Poly(factor, z)
         roots = sp.roots(polynomial)
         if sum(roots.values()) < polynomial.degree():
             roots = dict.fromkeys(polynomial.nroots(n=_DIGITS, maxsteps=500), 1)
         for root, count in roots.items():
-            negligible = root.is_number and (
-                (abs(sp.im(root)) < 1e-40 and sp.re(root) <= 0) or sp.N(abs(root) - SMALLEST_POLE, 30) < 0
-            )
-            (left_out if negligible else kept).extend([root] * (count * multiplicity))
-    return tuple(kept), tuple(left_out)
+            found += [root] * (count * multiplicity)
+    return found
 
 
 def _denominator(method: GeneralLinearMethod) -> sp.Expr:
     """The monic common denominator of the transfer functions to θ."""
-    parts = [sp.fraction(sp.cancel(entry))[1] for entry in method.readout_transfer_function(z)]
-    polynomial = sp.Poly(sp.lcm_list(parts), z)
+    return _common_denominator(method.readout_transfer_function(z))
+
+
+def _common_denominator(row: sp.MatrixBase) -> sp.Expr:
+    polynomial = sp.Poly(sp.lcm_list([sp.fraction(sp.cancel(entry))[1] for entry in row]), z)
     return sp.cancel(polynomial.as_expr() / polynomial.LC())
 
 

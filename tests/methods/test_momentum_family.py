@@ -6,6 +6,7 @@ import sympy as sp
 from sympy import Rational as Q
 
 import modeq as mq
+from modeq.testing import assert_order
 
 beta, k, ki, kp, z = sp.symbols("beta k ki kp z")
 
@@ -132,3 +133,19 @@ def test_gauss_with_two_stages_is_of_order_four():
     values = {tree: sp.simplify(value.subs(s, 2 / sp.sqrt(3))) for tree, value in equation.items()}
     assert all(value == 0 for tree, value in values.items() if 1 < tree.order < 5)
     assert any(value != 0 for tree, value in values.items() if tree.order == 5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_phase_space_form_starts_behind_the_first_steps_of_pid(order):
+    """Its second step follows no equation: the state that sets g⁻ to 0 has an eigenvalue that is no pole."""
+    form = mq.phase_space_form(mq.PID(0.6, 10, 5, 1), order)
+    assert form.poles == (Q(3, 5),)
+    assert form.left_out == (0,)
+    assert_order(form.method, PROBLEM, START, order=order, time=0.4, form="phase", halvings=2)
+
+
+def test_gradients_alone_with_an_eigenvalue_zero_twice():
+    """PID without momentum, like Adams–Bashforth with three steps."""
+    method = mq.PID(0, 1, proportional=0.5)
+    assert method.parasitic_polynomial.as_expr() == sp.Symbol("z") ** 2
+    assert_order(method, PROBLEM, START, order=3, time=1.0, field="gradients")
