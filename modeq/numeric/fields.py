@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -63,11 +64,16 @@ def _written_out(series: BSeries, problem: Problem, h: float) -> Field:
         raise InvalidProblem(
             f"field='lambdify' needs a SymbolicProblem, not {problem!r}: use 'gradients' or 'autodiff'"
         )
-    step = sp.Dummy("h")
-    explicit = series.on(list(problem.field_expressions), problem.variables, h=step)
-    inputs = [list(problem.variables), step]
-    function = sp.lambdify(inputs, list(explicit.components), cse=True)
+    function = _code(series, tuple(problem.field_expressions), tuple(problem.variables))
     return lambda theta: np.array(function(theta, h), dtype=np.float64)
+
+
+@lru_cache(maxsize=32)
+def _code(series: BSeries, field: tuple[sp.Expr, ...], variables: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
+    """A function of (θ, h), kept since one equation is run at many learning rates."""
+    step = sp.Dummy("h")
+    components = list(series.on(list(field), variables, h=step).components)
+    return sp.lambdify([list(variables), step], components, cse=True)
 
 
 def series_value(series: BSeries, problem: Problem, theta: Vector, h: float) -> Vector:
