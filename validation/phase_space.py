@@ -1,4 +1,4 @@
-"""How closely the forms in time derivatives and in phase space follow the heavy ball, up to large steps.
+"""How closely the forms in time derivatives, phase space and state space follow the heavy ball, up to large steps.
 
 Run as ``python -m validation.phase_space [--quick] [--out DIR]``. The error is the largest difference in any parameter
 at any of 50 steps. h·λ_max at the start goes up to a quarter of the stability limit 2(1 + β), far beyond the series
@@ -45,8 +45,9 @@ LAWS: dict[str, Derive] = {
     **{f"K = {k}": partial(mq.phase_space_form, order=k + 1) for k in range(5)},
     **{f"Hermite {k}": partial(mq.phase_space_form, order=k, expansion="hermite") for k in (2, 3, 4)},
     **{f"J = {j}": partial(mq.phase_space_form, order=j + 1, expansion="powers") for j in (1, 2, 3)},
+    **{f"state {p}": partial(mq.state_space_form, order=p) for p in (2, 3, 4, 5)},
 }
-QUICK = ("B", "K = 0", "K = 2", "J = 1")
+QUICK = ("B", "K = 0", "K = 2", "J = 1", "state 3")
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write phase_space.json and phase_space.md")
     options = parser.parse_args(arguments)
     laws = QUICK if options.quick else tuple(LAWS)
-    rows = [row(*setting, laws) for setting in tqdm(list(settings(options.quick)), disable=None)]
+    rows = []
+    for setting in tqdm(list(settings(options.quick)), disable=None):
+        rows.append(row(*setting, laws))
+        if options.out is not None:  # after every row, so that an interruption loses none
+            write(rows, options.out)
     print(markdown(rows))
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "phase_space.json").write_text(
-            json.dumps([asdict(entry) for entry in rows], indent=1), encoding="utf-8"
-        )
-        (options.out / "phase_space.md").write_text(markdown(rows) + "\n", encoding="utf-8")
     return rows
+
+
+def write(rows: Sequence[Row], folder: Path) -> None:
+    """Write phase_space.json and phase_space.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "phase_space.json").write_text(json.dumps([asdict(entry) for entry in rows], indent=1), encoding="utf-8")
+    (folder / "phase_space.md").write_text(markdown(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
