@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import sympy as sp
 
-from modeq.errors import InvalidNotation, InvalidTree
+from modeq.errors import InvalidTree
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import FrozenMapping, tidy
-from modeq.symbolic.differentials import ElementaryDifferential, Notation, latex_sum, plain, printable, text_term
+from modeq.symbolic.differentials import (
+    ElementaryDifferential,
+    Notation,
+    checked_notation,
+    latex_sum,
+    plain,
+    printable,
+    text_term,
+)
 from modeq.symbolic.explicit_fields import ExplicitField, explicit
 from modeq.symbolic.rooted_trees import Tree, as_tree
 from modeq.symbolic.series import Coefficients
@@ -198,15 +206,16 @@ class BSeries(Mapping[Tree, sp.Expr]):
 
     def _terms(self, notation: Notation) -> list[tuple[int, list[tuple[sp.Expr, str]]]]:
         """For each power of h the coefficients and the LaTeX of the differentials, equal ones added."""
-        if notation not in ("loss", "field"):
-            raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
-        single = self.colour_count - len(self.decay) == 1
+        notation = checked_notation(notation)
+        own = self.colour_count if self.method is None else self.method.colour_count
+        given = {colour: (1, f"w_{{{colour - own}}}") for colour in range(own, self.colour_count)}
+        single = own - len(self.decay) == 1
         groups = []
         for size in range(1, self.order + 1):
             weights: dict[str, sp.Expr] = {}
             for tree, value in self.coefficients.items():
                 if tree.order == size and value != 0:
-                    factor, symbol = printable(tree, notation, self.decay, single)
+                    factor, symbol = printable(tree, notation, self.decay, single, given)
                     weights[symbol] = weights.get(symbol, sp.Integer(0)) + factor * value / tree.symmetry
             terms = [(tidy(weight), symbol) for symbol, weight in weights.items()]
             groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))

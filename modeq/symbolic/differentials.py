@@ -1,10 +1,12 @@
 """Elementary differentials: as sympy atoms, as text, and in the notation of papers."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import sympy as sp
 
+from modeq.errors import InvalidNotation
 from modeq.methods.exact import scaled
 from modeq.symbolic.rooted_trees import Tree
 
@@ -80,12 +82,26 @@ def contracted(tree: Tree, decay: Mapping[int, sp.Expr]) -> tuple[sp.Expr, Tree]
     return factor * sp.Mul(*(f for f, _ in parts)), Tree(tree.colour, [t for _, t in parts])
 
 
-def printable(tree: Tree, notation: Notation, decay: Mapping[int, sp.Expr], single: bool = True) -> tuple[sp.Expr, str]:
+def checked_notation(notation: Any) -> Notation:
+    """Return the name of a notation, or raise `InvalidNotation`."""
+    if notation not in ("loss", "field"):
+        raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
+    name: Notation = notation
+    return name
+
+
+def printable(
+    tree: Tree,
+    notation: Notation,
+    decay: Mapping[int, sp.Expr],
+    single: bool = True,
+    vectors: Mapping[int, tuple[int, str]] = MappingProxyType({}),
+) -> tuple[sp.Expr, str]:
     r"""Return F(τ) as a scalar factor and LaTeX.
 
     In the notation of losses (f = −∇L) with g, H and ∇ᵏL, the signs in the factor; in the notation of
-    fields with f, f', f''. Weight decay puts its rate into the factor and leaves θ. `single`: there is
-    one field only, so that it needs no index.
+    fields with f, f', f''. Weight decay puts its rate into the factor and leaves θ; the colours of
+    constant `vectors` have a sign and a name. `single`: there is one field only, so that it needs no index.
 
     Examples
     --------
@@ -95,15 +111,18 @@ def printable(tree: Tree, notation: Notation, decay: Mapping[int, sp.Expr], sing
     lambda H \theta
     """
     factor, reduced = contracted(tree, decay)
-    inner, symbol = _symbol(reduced, notation, decay, single)
+    leaves = {**vectors, **{colour: (-rate, r"\theta") for colour, rate in decay.items()}}
+    inner, symbol = _symbol(reduced, notation, leaves, single)
     return factor * inner, symbol
 
 
-def _symbol(tree: Tree, notation: Notation, decay: Mapping[int, sp.Expr], single: bool) -> tuple[sp.Expr, str]:
-    if tree.colour in decay:
-        return -decay[tree.colour], r"\theta"
+def _symbol(
+    tree: Tree, notation: Notation, leaves: Mapping[int, tuple[sp.Expr, str]], single: bool
+) -> tuple[sp.Expr, str]:
+    if tree.colour in leaves:
+        return leaves[tree.colour]
     index = "" if single else f"_{{{tree.colour + 1}}}"
-    parts = [_symbol(child, notation, decay, single) for child in tree.children]
+    parts = [_symbol(child, notation, leaves, single) for child in tree.children]
     factor = sp.Mul(*(f for f, _ in parts))
     children = ",".join(symbol for _, symbol in parts)
     degree = len(parts)

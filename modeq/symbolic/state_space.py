@@ -8,11 +8,11 @@ from typing import Any
 import mpmath
 import sympy as sp
 
-from modeq.errors import InvalidNotation, InvalidProblem, InvalidTree
+from modeq.errors import InvalidProblem, InvalidTree
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
 from modeq.methods.shift_operator import Element
-from modeq.symbolic.differentials import Notation, contracted, latex_sum, text_term
+from modeq.symbolic.differentials import Notation, checked_notation, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, ExplicitField, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, as_tree, checked_order
 from modeq.symbolic.step_logarithm import StepLogarithm, Terms, coordinates
@@ -252,35 +252,17 @@ class StateSpaceForm(Mapping[Key, sp.Expr]):
 
     def _printed(self, component: int, notation: Notation) -> list[tuple[int, sp.Expr, str]]:
         """The terms of one component: a power of h, a coefficient, and the LaTeX of a differential."""
-        if notation not in ("loss", "field"):
-            raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
+        notation, count = checked_notation(notation), self.method.colour_count
+        buffers = {count + i: (-1, name) for i, name in enumerate(_labels("v", self.buffer_count, "{}_{{{}}}"))}
+        single = count - len(self.method.decay) == 1
         totals: dict[tuple[int, str], sp.Expr] = {}
         for tree in self.trees:
             if (value := self[component, tree]) != 0:
-                factor, reduced = contracted(tree, self.method.decay)
-                inner, symbol = self._symbol(reduced, notation)
+                factor, symbol = printable(tree, notation, self.method.decay, single, buffers)
                 key = (_power(component, tree), symbol)
-                weight = _sign(component) * factor * inner * value / tree.symmetry
+                weight = _sign(component) * factor * value / tree.symmetry
                 totals[key] = _tidied(totals[key] + weight) if key in totals else weight
         return [(power, value, symbol) for (power, symbol), value in totals.items() if value != 0]
-
-    def _symbol(self, tree: Tree, notation: Notation) -> tuple[sp.Expr, str]:
-        """F(τ) as a scalar factor and LaTeX; decay vertices are leaves."""
-        count = self.method.colour_count
-        if tree.colour >= count:
-            return sp.Integer(-1), _labels("v", self.buffer_count, "{}_{{{}}}")[tree.colour - count]
-        if tree.colour in self.method.decay:
-            return -self.method.decay[tree.colour], r"\theta"
-        index = "" if count - len(self.method.decay) == 1 else f"_{{{tree.colour + 1}}}"
-        parts = [self._symbol(child, notation) for child in tree.children]
-        factor, degree = sp.Mul(*(f for f, _ in parts)), len(parts)
-        inside = ",".join(symbol for _, symbol in parts)
-        if notation == "field":
-            primes = "'" * degree if degree < 4 else f"^{{({degree})}}"
-            return factor, f"f{index}{primes}" + (f"({inside})" if parts else "")
-        if degree < 2:
-            return -factor, f"H{index} {inside}" if parts else f"g{index}"
-        return -factor, rf"\nabla^{{{degree + 1}}}L{index}[{inside}]"
 
 
 def _tidied(expression: sp.Expr) -> sp.Expr:

@@ -281,3 +281,9 @@ def test_the_flow_from_any_buffer(order):
         errors.append(np.max(abs(flow.y[-1] - theta)))
     slopes = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
     assert np.allclose(slopes, order, atol=0.15), slopes
+
+
+def test_given_vectors_print_by_name():
+    layer = initial_layer(mq.HeavyBall(Q(1, 2)), 1, buffers="given")
+    assert str(layer) == "θ(0) = θ₀ + 2*h·g + h·w_0 + h·w_1"
+    assert layer.latex() == r"\theta(0) = \theta_0 + h\,\left(2\,g + w_{0} + w_{1}\right)"
