@@ -7,16 +7,23 @@ tree polynomials, the numeric layer to gradient values.
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import comb
-from typing import Any
 
 import sympy as sp
 from sympy.polys.domains.domain import Domain
 
+from modeq.methods.arithmetic import (
+    Matrix,
+    Vector,
+    elements,
+    exponential_series,
+    matrix_product,
+    reciprocal,
+    series_product,
+)
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import coefficient_field
 
-Element = Any  # an element of the coefficient field
-Series = Callable[[list[Element], int, Domain], list[Element]]
+Series = Callable[[Vector, int, Domain], Vector]
 
 
 class ShiftOperator:
@@ -51,21 +58,17 @@ class ShiftOperator:
         self.field: Domain = coefficient_field(method.entries)
 
     @cached_property
-    def _rational(self) -> tuple[list[list[list[Element]]], list[Element]]:
+    def _rational(self) -> tuple[list[Matrix], Vector]:
         """Numerators of all rows (queries, then θ) and the denominator, as polynomials in z, lowest first."""
         K, method = self.field, self.method
-
-        def elements(matrix: sp.MatrixBase) -> list[list[Element]]:
-            return [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
-
-        A, B = elements(method.A), elements(method.B)
-        rows = [*elements(method.C), *elements(method.readout)]
-        feedthrough = [*elements(method.D), [K.zero] * method.query_count]
+        A, B = elements(method.A, K), elements(method.B, K)
+        rows = [*elements(method.C, K), *elements(method.readout, K)]
+        feedthrough = [*elements(method.D, K), [K.zero] * method.query_count]
         denominator, adjugate = _adjugate(A, K)
         numerators = []
         for row, direct in zip(rows, feedthrough, strict=True):
-            left = [_product([row], matrix, K)[0] for matrix in adjugate]
-            columns = [[_product([r], B, K)[0][j] for r in left] for j in range(method.query_count)]
+            left = [matrix_product([row], matrix, K)[0] for matrix in adjugate]
+            columns = list(zip(*matrix_product(left, B, K), strict=True))
             numerators.append(
                 [
                     [(c[k] if k < len(c) else K.zero) + d * denominator[k] for k in range(len(denominator))]
@@ -74,15 +77,32 @@ class ShiftOperator:
             )
         return numerators, denominator
 
-    def laurent(self, terms: int) -> list[list[list[Element]]]:
+    def laurent(self, terms: int) -> list[Matrix]:
         """Return the coefficients g₋₁, g₀, …, `terms` of them.
 
         Each is a matrix (queries + 1) × queries of elements of :attr:`field`; its last row belongs to
         the parameters θ.
         """
-        return self._expansion(_exponential_series, terms)
+        return self._expansion(exponential_series, terms)
 
-    def difference_expansion(self, terms: int) -> list[list[list[Element]]]:
+    def readout_laurent(self, terms: int) -> dict[int, Vector]:
+        """Return for each colour the first `terms` of g₋₁, g₀, … from its field to θ, its queries added.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> [str(g) for g in ShiftOperator(mq.HeavyBall(momentum=0.5)).readout_laurent(3)[0]]
+        ['2', '-3', '25/6']
+        """
+        return {
+            colour: [
+                sum((level[-1][j] for j, c in enumerate(self.method.colours) if c == colour), self.field.zero)
+                for level in self.laurent(terms)
+            ]
+            for colour in range(self.method.colour_count)
+        }
+
+    def difference_expansion(self, terms: int) -> list[Matrix]:
         """Return γ₋₁, γ₀, …, `terms` of them, of G = γ₋₁/Δ + γ₀ + γ₁Δ + …, with the forward difference Δ = z − 1.
 
         They have the shape of :meth:`laurent`'s.
@@ -96,17 +116,16 @@ class ShiftOperator:
         """
         return self._expansion(_difference_series, terms)
 
-    def _expansion(self, series: Series, terms: int) -> list[list[list[Element]]]:
+    def _expansion(self, series: Series, terms: int) -> list[Matrix]:
         """The Laurent coefficients of G, where `series` expands a polynomial in z about z = 1."""
         K = self.field
         numerators, denominator = self._rational
-        inverse = _reciprocal(series(denominator, terms + 1, K)[1:], K)
+        inverse = reciprocal(series(denominator, terms + 1, K)[1:], K)
         result = [[[K.zero] * self.method.query_count for _ in numerators] for _ in range(terms)]
         for i, row in enumerate(numerators):
             for j, polynomial in enumerate(row):
-                top = series(polynomial, terms, K)
-                for k in range(terms):
-                    result[k][i][j] = sum((top[m] * inverse[k - m] for m in range(k + 1)), K.zero)
+                for k, g in enumerate(series_product(series(polynomial, terms, K), inverse, K)):
+                    result[k][i][j] = g
         return result
 
     def collocation(
@@ -137,20 +156,12 @@ class ShiftOperator:
         """
         count = len(nodes)
         at = list(nodes if positions is None else positions)
-        laurent = self.laurent(count + 1)
+        laurent = self.readout_laurent(count + 1)
         vandermonde = sp.Matrix(count, count, lambda row, k: nodes[row] ** k / sp.factorial(k))
         to_coefficients = vandermonde.inv()
         matrices, rows = [], []
         for colour in range(self.method.colour_count):
-            g = [
-                self.field.to_sympy(
-                    sum(
-                        (level[-1][j] for j, c in enumerate(self.method.colours) if c == colour),
-                        self.field.zero,
-                    )
-                )
-                for level in laurent
-            ]
+            g = [self.field.to_sympy(c) for c in laurent[colour]]
             # n^k/k! goes to Σ_m g_{m-1} n^{k+1-m}/(k+1-m)!, less its value at n = 0.
             image = sp.Matrix(
                 len(at),
@@ -162,20 +173,14 @@ class ShiftOperator:
         return matrices, rows
 
 
-def _product(a: list[list[Element]], b: list[list[Element]], K: Domain) -> list[list[Element]]:
-    return [
-        [sum((x * y for x, y in zip(row, column, strict=True)), K.zero) for column in zip(*b, strict=True)] for row in a
-    ]
-
-
-def _adjugate(A: list[list[Element]], K: Domain) -> tuple[list[Element], list[list[list[Element]]]]:
+def _adjugate(A: Matrix, K: Domain) -> tuple[Vector, list[Matrix]]:
     """det(zI − A) and adj(zI − A), as coefficients of powers of z, lowest first (Faddeev–LeVerrier)."""
     size = len(A)
     polynomial = [K.one]
     M = [[K.one if i == j else K.zero for j in range(size)] for i in range(size)]
     adjugate = [M]
     for k in range(1, size + 1):
-        AM = _product(A, M, K)
+        AM = matrix_product(A, M, K)
         c = -sum((AM[i][i] for i in range(size)), K.zero) / K(k)
         polynomial.append(c)
         M = [[AM[i][j] + (c if i == j else K.zero) for j in range(size)] for i in range(size)]
@@ -183,23 +188,6 @@ def _adjugate(A: list[list[Element]], K: Domain) -> tuple[list[Element], list[li
     return polynomial[::-1], adjugate[:size][::-1]
 
 
-def _exponential_series(polynomial: list[Element], terms: int, K: Domain) -> list[Element]:
-    """Taylor coefficients in ζ of a polynomial in z = e^ζ."""
-    series, factorial = [], K.one
-    for j in range(terms):
-        factorial = factorial * K(j) if j else factorial
-        series.append(sum((c * K(k**j) for k, c in enumerate(polynomial)), K.zero) / factorial)
-    return series
-
-
-def _difference_series(polynomial: list[Element], terms: int, K: Domain) -> list[Element]:
+def _difference_series(polynomial: Vector, terms: int, K: Domain) -> Vector:
     """Coefficients in Δ of a polynomial in z = 1 + Δ."""
     return [sum((c * K(comb(k, j)) for k, c in enumerate(polynomial)), K.zero) for j in range(terms)]
-
-
-def _reciprocal(series: list[Element], K: Domain) -> list[Element]:
-    """The power series 1/series; its first coefficient is not zero."""
-    result = [K.one / series[0]]
-    for k in range(1, len(series)):
-        result.append(-sum((series[m] * result[k - m] for m in range(1, k + 1)), K.zero) / series[0])
-    return result

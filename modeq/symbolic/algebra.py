@@ -7,20 +7,19 @@ Both are mappings that hold every tree with at most `order` vertices, of any num
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any
 
 import sympy as sp
 from sympy.polys.domains.domain import Domain
 
 from modeq.errors import InvalidMethod
+from modeq.methods.arithmetic import Element, Vector, integral, product
 from modeq.methods.exact import tidy_element
 from modeq.symbolic.rooted_trees import Tree
 
 Weights = Mapping[Tree, sp.Expr]
 Forest = tuple[Tree, ...]
-Element = Any  # of the field of the coefficients
 Elements = dict[Tree, Element]
-Path = list[Element]  # a polynomial in the time n, lowest power first
+Paths = dict[Tree, Vector]  # polynomials in the time n
 
 
 @lru_cache(maxsize=100_000)
@@ -129,9 +128,9 @@ def flow_map(field: Weights, order: int) -> dict[Tree, sp.Expr]:
     True
     """
     K, (b,) = _elements(order, field)
-    paths: dict[Tree, Path] = {}
+    paths: Paths = {}
     for tree in b:
-        paths[tree] = _integral(_slope(b, paths, root_subtrees(tree), K), K)
+        paths[tree] = integral(slope(b, paths, root_subtrees(tree), K), K)
     return _written({tree: sum(path, K.zero) for tree, path in paths.items()}, K)
 
 
@@ -146,10 +145,10 @@ def logarithm(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     {Tree([]): 1, Tree([[]]): -1/2, Tree([[[]]]): 1/3, Tree([[], []]): 1/6}
     """
     K, (a,) = _elements(order, weights)
-    paths: dict[Tree, Path] = {}
+    paths: Paths = {}
     field: Elements = {}
     for tree in a:
-        path = _integral(_slope(field, paths, root_subtrees(tree)[:-1], K), K)
+        path = integral(slope(field, paths, root_subtrees(tree)[:-1], K), K)
         field[tree] = a[tree] - sum(path, K.zero)
         path[1] += field[tree]
         paths[tree] = path
@@ -233,25 +232,22 @@ def _substituted(field: Elements, outer: Elements, parted: Iterable[tuple[Tree, 
     return total
 
 
-def _slope(field: Elements, paths: dict[Tree, Path], pairs: Iterable[tuple[Tree, Forest]], K: Domain) -> Path:
-    """Σ field(s)·Π paths(forest), as a polynomial."""
-    total: Path = []
+def slope(field: Elements, paths: Paths, pairs: Iterable[tuple[Tree, Forest]], K: Domain) -> Vector:
+    """Return Σ field(s)·Π paths(forest) over pairs (s, forest), a polynomial with one coefficient at least.
+
+    Over all root subtrees s of τ, with the forests that are left, it is p_τ', see :func:`flow_map`.
+
+    Examples
+    --------
+    >>> tree, K = Tree([]), sp.ZZ
+    >>> slope({tree: K(2)}, {tree: [K(0), K(2)]}, [(tree, (tree,))], K)
+    [0, 4]
+    """
+    total = [K.zero]
     for subtree, forest in pairs:
         if field[subtree]:
             term = [field[subtree]]
             for tree in forest:
-                term = _product(term, paths[tree], K)
+                term = product(term, paths[tree], K)
             total = [a + b for a, b in zip_longest(total, term, fillvalue=K.zero)]
     return total
-
-
-def _product(a: Path, b: Path, K: Domain) -> Path:
-    result = [K.zero] * (len(a) + len(b) - 1)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            result[i + j] += x * y
-    return result
-
-
-def _integral(slope: Path, K: Domain) -> Path:
-    return [K.zero, *(c / K(k + 1) for k, c in enumerate(slope or [K.zero]))]

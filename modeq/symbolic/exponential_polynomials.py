@@ -12,10 +12,8 @@ import sympy as sp
 from sympy.polys.domains.domain import Domain
 
 from modeq.errors import InvalidMethod
-from modeq.methods.shift_operator import Element
+from modeq.methods.arithmetic import Element, Matrix, Vector, elements, matrix_product, product, series_product
 
-Vector = list[Element]
-Matrix = list[Vector]
 Tail = dict[Element, Vector]  # μ -> coefficients of n⁰, n¹, …
 
 
@@ -38,11 +36,7 @@ class Sequence:
         tail: Tail = {}
         for mu, p in self.tail.items():
             for nu, q in other.tail.items():
-                product = [self.field.zero] * (len(p) + len(q) - 1)
-                for i, x in enumerate(p):
-                    for j, y in enumerate(q):
-                        product[i + j] += x * y
-                _add(tail, mu * nu, product)
+                _add(tail, mu * nu, product(p, q, self.field))
         return Sequence(tuple(self.at(n) * other.at(n) for n in range(length)), tail, self.field)
 
     @property
@@ -79,7 +73,7 @@ class LinearRecurrence:
     def __init__(self, A: sp.MatrixBase, field: Domain) -> None:
         self.field, self.eigenvalues = _split(A, field)
         self.one = self.field.one  # the factor μ of what does not grow or decay
-        self.A = [[self.field.from_sympy(entry) for entry in A.row(i)] for i in range(A.rows)]
+        self.A = elements(A, self.field)
 
     def solve(self, first: Vector, forcing: list[Sequence]) -> list[Sequence]:
         """Return the sequences X with X(0) = `first`."""
@@ -130,13 +124,13 @@ class LinearRecurrence:
             Q = [[K.one if i == j else K.zero for j in range(size)] for i in range(size)]
             taylor = [K.one] + [K.zero] * (multiplicity - 1)  # of Π 1/(z − ν) about μ
             for nu in others:
-                Q = _product(self._minus(nu), Q, K)
+                Q = matrix_product(self._minus(nu), Q, K)
                 inverse = [K(-1) ** k / (mu - nu) ** (k + 1) for k in range(multiplicity)]
-                taylor = [sum((taylor[j] * inverse[k - j] for j in range(k + 1)), K.zero) for k in range(multiplicity)]
+                taylor = series_product(taylor, inverse, K)
             shifted = self._minus(mu)
             powers = [Q]
             for _ in range(multiplicity - 1):
-                powers.append(_product(shifted, powers[-1], K))
+                powers.append(matrix_product(shifted, powers[-1], K))
             zero = [[K.zero] * size for _ in range(size)]
             projections = []
             for j in range(multiplicity):
@@ -218,11 +212,6 @@ def _evaluate(polynomial: Vector, n: int, K: Domain) -> Element:
 
 def _apply(A: Matrix, x: Vector, K: Domain) -> Vector:
     return [sum((a * b for a, b in zip(row, x, strict=True)), K.zero) for row in A]
-
-
-def _product(A: Matrix, B: Matrix, K: Domain) -> Matrix:
-    columns = list(zip(*B, strict=True))
-    return [[sum((a * b for a, b in zip(row, column, strict=True)), K.zero) for column in columns] for row in A]
 
 
 def _solve(rows: Matrix, right: Vector, K: Domain) -> Vector:

@@ -5,6 +5,7 @@ from typing import Any
 import sympy as sp
 
 from modeq.errors import InvalidMethod
+from modeq.methods.arithmetic import elements
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, exact_matrix
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
@@ -57,10 +58,7 @@ def iterated(
     Colours beyond the method's are those of given vectors, and leaves only.
     """
     K = recurrence.field
-    B, C, D = (
-        [[K.from_sympy(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
-        for matrix in (method.B, method.C, method.D)
-    )
+    B, C, D = (elements(matrix, K) for matrix in (method.B, method.C, method.D))
     given = range(method.colour_count, first.cols)
     table = tree_table(order, first.cols, method.decay.keys(), given)
     nothing, one = Sequence((), {}, K), Sequence((), {recurrence.one: [K.one]}, K)
@@ -83,5 +81,5 @@ def iterated(
 
 def readout(method: GeneralLinearMethod, states: list[list[Sequence]], recurrence: LinearRecurrence) -> list[Sequence]:
     """Return the coefficient of each tree in the parameters θ_n."""
-    row = [recurrence.field.from_sympy(entry) for entry in method.readout]
+    row = elements(method.readout, recurrence.field)[0]
     return [combine(row, X, recurrence.field) for X in states]

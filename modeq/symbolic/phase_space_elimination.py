@@ -13,6 +13,7 @@ import sympy as sp
 from sympy.utilities.iterables import partitions
 
 from modeq.errors import InvalidOrder, InvalidProblem
+from modeq.methods import arithmetic
 from modeq.symbolic.differentials import latex_sum, text_term
 from modeq.symbolic.explicit_fields import (
     ExplicitDifferentials,
@@ -21,7 +22,7 @@ from modeq.symbolic.explicit_fields import (
     checked_step,
     concrete_fields,
 )
-from modeq.symbolic.phase_space_exact import PhaseSpaceCoefficients, Series, phase_space_coefficients
+from modeq.symbolic.phase_space_exact import PhaseSpaceCoefficients, phase_space_coefficients
 
 if TYPE_CHECKING:
     from modeq.symbolic.phase_space import PhaseSpaceForm
@@ -127,13 +128,13 @@ def _equation(form: "PhaseSpaceForm", style: _Style) -> str:
     single = len(form.r) - len(form.method.decay) == 1
     right: Terms = []
     for colour in form.r:
-        power: Series = [K.one]
+        power = [K.one]
         for digit in found.digits(colour):
             for k, c in enumerate(digit):
                 if c:
                     factor, symbol = _acting(form, colour, [K.zero] * k + power, found, style, single)
                     right.append((sp.Mul(exact.expression(c), factor), symbol))
-            power = _times(power, monic, found)
+            power = arithmetic.product(power, monic, K)
     return f"{left} = h{style.square_bracket.format(style.total(right))}{style.units}"
 
 
@@ -142,16 +143,13 @@ def _along_text(weights: list[sp.Expr], style: _Style) -> str:
     return style.total([(weight, style.theta(k)) for k, weight in enumerate(weights)][::-1])
 
 
-def _times(a: Series, b: Series, found: PhaseSpaceCoefficients) -> Series:
-    result = [found.exact.field.zero] * (len(a) + len(b) - 1)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            result[i + j] += x * y
-    return result
-
-
 def _acting(
-    form: "PhaseSpaceForm", colour: int, operator: Series, found: PhaseSpaceCoefficients, style: _Style, single: bool
+    form: "PhaseSpaceForm",
+    colour: int,
+    operator: arithmetic.Vector,
+    found: PhaseSpaceCoefficients,
+    style: _Style,
+    single: bool,
 ) -> tuple[sp.Expr, str]:
     """P(D) f_c for a polynomial P, as a factor and what it multiplies: the part linear in the path gathered in f'."""
     weights = [found.exact.expression(c) for c in operator]

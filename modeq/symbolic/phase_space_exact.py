@@ -14,16 +14,16 @@ from sympy.polys.domains.domain import Domain
 from sympy.polys.polyerrors import CoercionFailed
 
 from modeq.errors import InvalidMethod
+from modeq.methods.arithmetic import Element, Vector, exponential_series, reciprocal, series_product
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import coefficient_field, tidy_element
-from modeq.methods.shift_operator import Element
 from modeq.symbolic.rooted_trees import TreeTable
 from modeq.symbolic.series import Coefficients
 
 Expansion = Literal["derivatives", "hermite", "powers"]
 EXPANSIONS: tuple[Expansion, ...] = ("derivatives", "hermite", "powers")
 SMALLEST_POLE = sp.exp(-2 * sp.pi)
-Series = list[Element]
+_BITS, _DIGITS = 1000, 300  # of the numbers that stand for poles without a closed form
 
 
 def poles_of(method: GeneralLinearMethod) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
@@ -84,9 +84,6 @@ def _denominator(method: GeneralLinearMethod) -> sp.Expr:
 def _common_denominator(row: sp.MatrixBase) -> sp.Expr:
     polynomial = sp.Poly(sp.lcm_list([sp.fraction(sp.cancel(entry))[1] for entry in row]), z)
     return sp.cancel(polynomial.as_expr() / polynomial.LC())
-
-
-_BITS, _DIGITS = 1000, 300
 
 
 def _is_element(pole: sp.Expr, K: Domain) -> bool:
@@ -154,7 +151,7 @@ class PoleField:
             return sp.re(number).n(60) if abs(number) > sp.Rational(1, 10**100) else sp.Integer(0)
         return tidy_element(value, self.field).xreplace(self._names)
 
-    def series(self, table: TreeTable, values: Series) -> Coefficients:
+    def series(self, table: TreeTable, values: Vector) -> Coefficients:
         """One element of `field` for each tree; in the method's own coefficient field if no pole is left in them."""
         plain = [self.field.to_sympy(value) for value in values]
         if not self.field.is_CC and not any(value.free_symbols & self._names.keys() for value in plain):
@@ -180,10 +177,10 @@ class PhaseSpaceCoefficients:
     """q as (0, q₁, …, q_m) and r of each colour as (r₀, r₁, …), elements of `exact.field`."""
 
     exact: PoleField
-    q: Series
-    r: dict[int, Series]
+    q: Vector
+    r: dict[int, Vector]
 
-    def digits(self, colour: int) -> list[Series]:
+    def digits(self, colour: int) -> list[Vector]:
         """The polynomials R_j of degree below m with r = Σ_j R_j Q^j, Q = q/q_m."""
         K = self.exact.field
         monic = [c / self.q[-1] for c in self.q]
@@ -257,29 +254,19 @@ class _Transfer:
         self.poles = [self.K.one] + [exact.poles[pole] for pole in (*exact.kept, *exact.left_out)]
         self.exact = exact
 
-    def at(self, pole: sp.Expr, terms: int) -> Series:
+    def at(self, pole: sp.Expr, terms: int) -> Vector:
         """Taylor coefficients in ε of ε^μ G(p e^ε), μ the multiplicity of the pole p."""
         K = self.K
         p = K.one if pole == 1 else self.exact.poles[pole]
-        exponential = [K.one]
-        for k in range(1, terms + 1):
-            exponential.append(exponential[-1] / K(k))
+        top = exponential_series([c * p**k for k, c in enumerate(self.numerator)], terms, K)
         bottom = [K.one] + [K.zero] * (terms - 1)
         for other in self.poles:
-            if other == p:  # p (e^ε − 1)/ε
-                factor = [p * e for e in exponential[1:]]
-            else:
-                factor = [p * e for e in exponential[:terms]]
-                factor[0] -= other
-            bottom = _product(bottom, factor, K)
-        top = [
-            sum((c * p**k * K(k**j) for k, c in enumerate(self.numerator)), K.zero) * exponential[j]
-            for j in range(terms)
-        ]
-        return _product(top, _reciprocal(bottom, K), K)
+            factor = exponential_series([-other, p], terms + 1, K)  # of p e^ε − other, over ε where that is 0 at 0
+            bottom = series_product(bottom, factor[1:] if other == p else factor, K)
+        return series_product(top, reciprocal(bottom, K), K)
 
 
-def interpolated(nodes: Sequence[Element], taylor: dict[Element, Series], K: Domain) -> Series:
+def interpolated(nodes: Sequence[Element], taylor: dict[Element, Vector], K: Domain) -> Vector:
     r"""Return the coefficients of the polynomial that interpolates at `nodes`, repeated ones with their derivatives.
 
     ``taylor[x]`` holds the Taylor coefficients of the function about x. Divided differences: f[X] depends on how
@@ -307,7 +294,7 @@ def interpolated(nodes: Sequence[Element], taylor: dict[Element, Series], K: Dom
 
         return (difference(without(x)) - difference(without(y))) / (places[y] - places[x])
 
-    polynomial: Series = []
+    polynomial: Vector = []
     for end in range(len(nodes), 0, -1):
         counts = tuple(nodes[:end].count(place) for place in places)
         polynomial = _times_linear(polynomial, nodes[end - 1], K) if polynomial else [K.zero]
@@ -315,12 +302,12 @@ def interpolated(nodes: Sequence[Element], taylor: dict[Element, Series], K: Dom
     return polynomial
 
 
-def _times_linear(polynomial: Series, root: Element, K: Domain) -> Series:
+def _times_linear(polynomial: Vector, root: Element, K: Domain) -> Vector:
     """polynomial·(ζ − root)."""
     return [a - root * b for a, b in zip([K.zero, *polynomial], [*polynomial, K.zero], strict=True)]
 
 
-def _divided(polynomial: Series, monic: Series, K: Domain) -> tuple[Series, Series]:
+def _divided(polynomial: Vector, monic: Vector, K: Domain) -> tuple[Vector, Vector]:
     """Quotient and remainder."""
     degree = len(monic) - 1
     rest, quotient = list(polynomial), [K.zero] * max(len(polynomial) - degree, 0)
@@ -329,18 +316,6 @@ def _divided(polynomial: Series, monic: Series, K: Domain) -> tuple[Series, Seri
         for i, c in enumerate(monic):
             rest[k + i] -= quotient[k] * c
     return quotient, rest[:degree]
-
-
-def _product(a: Series, b: Series, K: Domain) -> Series:
-    """The product of two power series of the same length."""
-    return [sum((a[i] * b[k - i] for i in range(k + 1)), K.zero) for k in range(len(a))]
-
-
-def _reciprocal(series: Series, K: Domain) -> Series:
-    result = [K.one / series[0]]
-    for k in range(1, len(series)):
-        result.append(-sum((series[m] * result[k - m] for m in range(1, k + 1)), K.zero) / series[0])
-    return result
 
 
 def checked_expansion(value: object) -> Expansion:

@@ -6,9 +6,9 @@ from typing import Any
 
 import sympy as sp
 
+from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, tidy
-from modeq.methods.shift_operator import Element
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence
 from modeq.symbolic.iterates import first_state, iterated, readout

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sympy.functions.combinatorial.numbers import stirling
 from sympy.polys.domains.domain import Domain
 
+from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import tidy_element
-from modeq.methods.shift_operator import Element, ShiftOperator
+from modeq.methods.shift_operator import ShiftOperator
 from modeq.symbolic.rooted_trees import TreeTable, tree_table
 
 Array = NDArray[Any]  # of int64 while that is exact, of Python integers, or of polynomials over the integers

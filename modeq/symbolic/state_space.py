@@ -9,9 +9,9 @@ import mpmath
 import sympy as sp
 
 from modeq.errors import InvalidProblem, InvalidTree
+from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
-from modeq.methods.shift_operator import Element
 from modeq.symbolic.differentials import Notation, checked_notation, latex_sum, printable, text_term
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, ExplicitField, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, as_tree, checked_order

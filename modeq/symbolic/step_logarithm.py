@@ -5,8 +5,8 @@ from itertools import combinations_with_replacement
 import sympy as sp
 
 from modeq.errors import InvalidOrder, NoTimeDerivativeForm
+from modeq.methods.arithmetic import Element, elements
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.shift_operator import Element
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.iterates import iterated, recurrence_of
 from modeq.symbolic.rooted_trees import tree_count
@@ -43,7 +43,7 @@ class StepLogarithm:
         self.trees = tuple(table.trees)
         self.terms: tuple[tuple[Terms, ...], ...] = tuple(
             tuple(_derivative(combine(row, X, K), exponents, len(self.poles)) for X in states)
-            for row in ([K.from_sympy(entry) for entry in row] for row in [list(method.readout), *P.tolist()])
+            for row in elements(sp.Matrix.vstack(method.readout, P), K)
         )
 
 

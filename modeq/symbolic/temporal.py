@@ -9,15 +9,16 @@ import sympy as sp
 from sympy.polys.domains.domain import Domain
 
 from modeq.errors import IllPosed, InvalidOrder, NoTimeDerivativeForm
+from modeq.methods.arithmetic import Vector, integral, product, reciprocal, series_product
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import coefficient_field, tidy
-from modeq.methods.shift_operator import Element, ShiftOperator
-from modeq.symbolic.algebra import root_subtrees
+from modeq.methods.shift_operator import ShiftOperator
+from modeq.symbolic.algebra import Elements, Paths, root_subtrees, slope
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import latex_sum
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer
-from modeq.symbolic.rooted_trees import Tree, TreeTable, checked_order, tree_table
+from modeq.symbolic.rooted_trees import TreeTable, checked_order, tree_table
 from modeq.symbolic.series import Coefficients, modified_coefficients
 
 
@@ -157,26 +158,6 @@ def checked_time_order(order: Any) -> int:
     return number
 
 
-def readout_series(method: GeneralLinearMethod, terms: int) -> dict[int, list[Element]]:
-    """Return for each colour the Laurent coefficients g₋₁, g₀, … from its field to θ.
-
-    Raises
-    ------
-    NoTimeDerivativeForm
-        If a gradient is taken elsewhere than at θ.
-    """
-    require_time_form(method)
-    operator = ShiftOperator(method)
-    zero = operator.field.zero
-    return {
-        colour: [
-            sum((level[-1][j] for j, c in enumerate(method.colours) if c == colour), zero)
-            for level in operator.laurent(terms)
-        ]
-        for colour in range(method.colour_count)
-    }
-
-
 def require_time_form(method: GeneralLinearMethod) -> None:
     """Raise an error unless the method is zero-stable and takes all gradients, of one field, at θ."""
     require_method(method)
@@ -189,8 +170,8 @@ def require_time_form(method: GeneralLinearMethod) -> None:
 
 
 def field_of_form(
-    method: GeneralLinearMethod, q: list[Element], r: dict[int, list[Element]], order: int, K: Domain
-) -> tuple[TreeTable, list[Element]]:
+    method: GeneralLinearMethod, q: Vector, r: dict[int, Vector], order: int, K: Domain
+) -> tuple[TreeTable, Vector]:
     r"""Return b(τ) of the field f̃ whose flow obeys Σ_k q_k D^k θ = h Σ_c Σ_k r_k^c D^k f_c, D = h·d/dt.
 
     Along the flow θ(nh) has the coefficients p_τ(n), p_τ' = Σ over root subtrees s of b(s)·Π p(τ \ s), and
@@ -199,16 +180,13 @@ def field_of_form(
         q₁ b(τ) = Σ_k r_k (Π p)⁽ᵏ⁾(0) − Σ_{k≥2} q_k p_τ⁽ᵏ⁾(0).
     """
     table = tree_table(order, method.colour_count, method.decay.keys())
-    paths: dict[Tree, list[Element]] = {}
-    field: dict[Tree, Element] = {}
+    paths: Paths = {}
+    field: Elements = {}
     for tree in table.trees:
-        slope = [K.zero] * tree.order
-        for part, forest in root_subtrees(tree):
-            if part != tree:
-                for k, c in enumerate(_path_product(forest, paths, K)):
-                    slope[k] += field[part] * c
-        path = [K.zero, *(c / K(k + 1) for k, c in enumerate(slope))]
-        right = _path_product(tree.children, paths, K)
+        path = integral(slope(field, paths, root_subtrees(tree)[:-1], K), K)  # without b(τ)·n so far
+        right = [K.one]
+        for child in tree.children:
+            right = product(right, paths[child], K)
         total = sum(
             (r[tree.colour][k] * K(factorial(k)) * c for k, c in enumerate(right[: len(r[tree.colour])])), K.zero
         )
@@ -216,17 +194,6 @@ def field_of_form(
         field[tree] = path[1] = total / q[1]
         paths[tree] = path
     return table, list(field.values())
-
-
-def _path_product(forest: tuple[Tree, ...], paths: dict[Tree, list[Element]], K: Domain) -> list[Element]:
-    product = [K.one]
-    for tree in forest:
-        factor, old = paths[tree], product
-        product = [K.zero] * (len(old) + len(factor) - 1)
-        for i, a in enumerate(old):
-            for j, b in enumerate(factor):
-                product[i + j] += a * b
-    return product
 
 
 def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivativeForm:
@@ -257,17 +224,15 @@ def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivat
     (1 - beta, (beta + 1)/2, (1 - beta)/6)
     """
     order = checked_time_order(order)
-    series = readout_series(method, order + 1)
-    K: Any = ShiftOperator(method).field
-    main = series[0]
-    inverse = [K.one / main[0]]  # of ζ·G: the c_k
-    for k in range(1, order):
-        inverse.append(-sum((main[m] * inverse[k - m] for m in range(1, k + 1)), K.zero) / main[0])
-    decay: list[Element] = []
+    require_time_form(method)
+    operator = ShiftOperator(method)
+    K, series = operator.field, operator.readout_laurent(order)
+    inverse = reciprocal(series[0], K)  # of ζ·G: the c_k
+    decay: Vector = []
     rate = sp.Integer(0)
     for colour, lam in method.decay.items():
         rate = lam
-        decay = [sum((series[colour][m] * inverse[k - m] for m in range(k + 1)), K.zero) for k in range(order)]
+        decay = series_product(series[colour], inverse, K)
     return TimeDerivativeForm(
         method,
         order,

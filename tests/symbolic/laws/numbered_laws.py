@@ -9,6 +9,7 @@ TREES, ALGEBRA, SERIES = "symbolic/rooted_trees.py", "symbolic/algebra.py", "sym
 STRUCTURE, WRITTEN, LOSS = "symbolic/structure.py", "symbolic/explicit_fields.py", "symbolic/modified_loss.py"
 TIME, PHASE, ITERATES = "symbolic/temporal.py", "symbolic/phase_space_exact.py", "symbolic/iterates.py"
 TRANSIENTS, SHIFT = "symbolic/exponential_polynomials.py", "methods/shift_operator.py"
+ARITHMETIC = "methods/arithmetic.py"
 MOMENTUM, DECAY, EXACT = "methods/momentum.py", "methods/weight_decay.py", "methods/exact.py"
 RUNGE_KUTTA, MULTISTEP = "methods/runge_kutta.py", "methods/multistep.py"
 
@@ -159,7 +160,7 @@ LAWS = [
         (
             "a_flow_backwards_is_the_inverse",
             "exp(−b) = exp(b)⁻¹",
-            ALGEBRA,
+            ARITHMETIC,
             "*(c / K(k + 1) for k, c in",
             "*(c for k, c in",
         ),
@@ -341,8 +342,8 @@ LAWS = [
             "coordinates_of_the_state",
             "X → TX changes neither b nor the layer",
             SHIFT,
-            "*elements(method.readout)]",
-            "*elements(sp.Matrix([[1] + [0] * (method.state_count - 1)]))]",
+            "*elements(method.readout, K)]",
+            "*elements(sp.Matrix([[1] + [0] * (method.state_count - 1)]), K)]",
         ),
         (
             "numbering_of_the_queries",
@@ -396,7 +397,7 @@ LAWS = [
         (
             "two_steps_as_one",
             "Φ_h Φ_h as one method has 2b, and the same layer",
-            SHIFT,
+            ARITHMETIC,
             "for m in range(1, k + 1)), K.zero) / series[0]",
             "for m in range(1, k)), K.zero) / series[0]",
         ),
@@ -498,8 +499,8 @@ LAWS = [
             "a_tableau_after_its_adjoint_is_even",
             "Φ* Φ is symmetric, so that b(τ) = 0 for even |τ|",
             SHIFT,
-            "[*elements(method.D), ",
-            "[*elements(method.D.T), ",
+            "[*elements(method.D, K), ",
+            "[*elements(method.D.T, K), ",
         ),
         (
             "multistep_methods_of_an_order_leave_the_field_alone_up_to_it",
@@ -661,29 +662,29 @@ LAWS = [
             "the_time_derivative_form_holds_along_the_modified_flow",
             "Σ c_k β_k(τ) = [τ = •]",
             TIME,
-            "-sum((main[m] * inverse[k - m] for m in range(1, k + 1)), K.zero)",
-            "-sum((main[m] * inverse[k - m] for m in range(1, k)), K.zero)",
+            "reciprocal(series[0], K)",
+            "series[0]",
         ),
         (
             "the_time_derivative_form_with_decay_holds_along_the_modified_flow",
             "Σ c_k β_k(τ) = [τ = •] + Σ d_k β_k(branch) under a root of decay",
             TIME,
-            "series[colour][m] * inverse[k - m] for m in range(k + 1)",
-            "series[colour][m] * inverse[k - m] for m in range(k)",
+            "series_product(series[colour], inverse, K)",
+            "series_product(series[colour], series[0], K)",
         ),
         (
             "the_phase_space_form_holds_along_the_modified_flow",
             "Σ q_k β_k(τ) = Σ r_k (Π p(children))⁽ᵏ⁾(0)",
             PHASE,
-            "exponential.append(exponential[-1] / K(k))",
-            "exponential.append(exponential[-1] / K(k + 1))",
+            "exponential_series([-other, p], terms + 1, K)",
+            "exponential_series([-p, other], terms + 1, K)",
         ),
         (
             "the_phase_space_form_keeps_the_transient",
             "q(ln p) = 0 and r(ln p) = q'(ln p) Res_p G/p",
             PHASE,
-            "factor[0] -= other",
-            "factor[0] += other",
+            "[c * p**k for k, c in",
+            "[c * p for k, c in",
         ),
     ),
     *_laws(
