@@ -3,7 +3,7 @@
 from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import sympy as sp
 
@@ -14,19 +14,17 @@ from modeq.symbolic.differentials import (
     ElementaryDifferential,
     Notation,
     checked_notation,
+    h,
     latex_sum,
     plain,
     printable,
-    text_term,
+    step_latex,
+    text_sum,
 )
 from modeq.symbolic.explicit_fields import ExplicitField, explicit
+from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss, gradient_test, modified_loss
 from modeq.symbolic.rooted_trees import Tree, as_tree
 from modeq.symbolic.series import Coefficients
-
-if TYPE_CHECKING:
-    from modeq.symbolic.modified_loss import GradientTest, ModifiedLoss
-
-h = sp.Symbol("h")
 
 
 class Written(NamedTuple):
@@ -170,7 +168,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
         """
         return explicit(self, loss_or_field, variables, h)
 
-    def gradient_test(self) -> "GradientTest":
+    def gradient_test(self) -> GradientTest:
         """Return whether the truncated field is a gradient for every loss, and up to which order.
 
         See :func:`modeq.symbolic.modified_loss.gradient_test`.
@@ -182,11 +180,9 @@ class BSeries(Mapping[Tree, sp.Expr]):
         >>> test.holds, test.order
         (False, 2)
         """
-        from modeq.symbolic.modified_loss import gradient_test
-
         return gradient_test(self)
 
-    def modified_loss(self, order: int | None = None) -> "ModifiedLoss":
+    def modified_loss(self, order: int | None = None) -> ModifiedLoss:
         """Return L̃ with f̃ = −∇L̃, up to `order`, or the largest order at which f̃ is a gradient.
 
         Raises
@@ -200,8 +196,6 @@ class BSeries(Mapping[Tree, sp.Expr]):
         >>> print(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss())
         L + h/4·|g|^2
         """
-        from modeq.symbolic.modified_loss import modified_loss
-
         return modified_loss(self, order)
 
     def _terms(self, notation: Notation) -> list[tuple[int, list[tuple[sp.Expr, str]]]]:
@@ -237,7 +231,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
         """
         pieces = [(sp.Integer(1), self._first.latex)] if self._first.latex else []
         for power, terms in self._terms(notation):
-            step = "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
+            step = step_latex(power)
             if power == 0 or len(terms) <= 1:
                 pieces += [(weight, step + symbol) for weight, symbol in terms]
             else:
@@ -255,10 +249,10 @@ class BSeries(Mapping[Tree, sp.Expr]):
         >>> print(mq.modified_equation(mq.GradientDescent(), order=3).text("field"))
         θ' = f - h/2·f'(f) + h**2/3·f'(f'(f)) + h**2/12·f''(f,f)
         """
-        pieces = [self._first.text] if self._first.text else []
+        pieces = [(sp.Integer(1), self._first.text)] if self._first.text else []
         for power, terms in self._terms(notation):
-            pieces += [text_term(h**power * weight, symbol) for weight, symbol in terms]
-        return f"{self._left.text} = " + " + ".join(pieces or ["0"]).replace("+ -", "- ")
+            pieces += [(h**power * weight, symbol) for weight, symbol in terms]
+        return f"{self._left.text} = {text_sum(pieces)}"
 
     def pretty(self, notation: Notation = "loss") -> str:
         """Return the series as text in two dimensions, with fractions and powers as they are written by hand.

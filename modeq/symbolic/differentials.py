@@ -1,6 +1,6 @@
 """Elementary differentials: as sympy atoms, as text, and in the notation of papers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from modeq.methods.exact import scaled
 from modeq.symbolic.rooted_trees import Tree
 
 Notation = Literal["loss", "field"]
+h = sp.Symbol("h")  # the learning rate in what is printed
 
 
 class ElementaryDifferential(sp.AtomicExpr):  # type: ignore[misc]
@@ -170,6 +171,40 @@ def text_term(coefficient: sp.Expr, latex: str) -> str:
         return symbol if coefficient == 1 else f"-{symbol}"
     factor = f"({coefficient})" if coefficient.is_Add else str(coefficient)
     return f"{factor}·{symbol}"
+
+
+def text_sum(terms: Iterable[tuple[sp.Expr, str]]) -> str:
+    """Return Σ coefficient·differential as plain text; zero terms are left out.
+
+    Examples
+    --------
+    >>> text_sum([(sp.Integer(1), "g"), (-sp.Symbol("h") / 2, "H g")])
+    'g - h/2·H g'
+    """
+    pieces = [text_term(coefficient, latex) for coefficient, latex in terms if coefficient != 0]
+    return " + ".join(pieces or ["0"]).replace("+ -", "- ")
+
+
+def step_latex(power: int) -> str:
+    r"""Return h^power as a factor in LaTeX, nothing for the power 0.
+
+    Examples
+    --------
+    >>> print(step_latex(2), step_latex(-1))
+    h^{2}\, \frac{1}{h}\,
+    """
+    return {-1: r"\frac{1}{h}\,", 0: "", 1: r"h\,"}.get(power, rf"h^{{{power}}}\,")
+
+
+def theta_latex(k: int) -> str:
+    r"""Return the k-th derivative of θ in LaTeX, with dots up to the third.
+
+    Examples
+    --------
+    >>> print(theta_latex(0), theta_latex(2), theta_latex(4))
+    \theta \ddot\theta \theta^{(4)}
+    """
+    return r"\theta" if k == 0 else rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
 
 
 def latex_sum(terms: list[tuple[sp.Expr, str]]) -> str:

@@ -4,16 +4,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from modeq.errors import InvalidProblem, NotAGradientFlow
 from modeq.methods.exact import tidy
-from modeq.symbolic.b_series import BSeries, h
-from modeq.symbolic.differentials import contracted, latex_sum, printable, text_term
+from modeq.symbolic.differentials import contracted, h, latex_sum, printable, step_latex, text_sum
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, checked_order, rootings
+
+if TYPE_CHECKING:
+    from modeq.symbolic.b_series import BSeries
 
 Weights = dict[Tree, sp.Expr]
 
@@ -52,7 +54,7 @@ class ModifiedLoss:
     order : the truncation order
     """
 
-    series: BSeries
+    series: "BSeries"
     order: int
     terms: Mapping[tuple[int, Tree], sp.Expr]
 
@@ -97,8 +99,7 @@ class ModifiedLoss:
         pieces = []
         for (power, tree), weight in self.terms.items():
             factor, symbol = self._scalar(tree)
-            step = "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
-            pieces.append((tidy(factor * weight), step + symbol))
+            pieces.append((tidy(factor * weight), step_latex(power) + symbol))
         return rf"\tilde L = {latex_sum(pieces)}"
 
     def _scalar(self, tree: Tree) -> tuple[sp.Expr, str]:
@@ -126,8 +127,8 @@ class ModifiedLoss:
         pieces = []
         for (power, tree), weight in self.terms.items():
             factor, symbol = self._scalar(tree)
-            pieces.append(text_term(h**power * tidy(factor * weight), symbol))
-        return " + ".join(pieces or ["0"]).replace("+ -", "- ")
+            pieces.append((h**power * tidy(factor * weight), symbol))
+        return text_sum(pieces)
 
     def __repr__(self) -> str:
         return f"ModifiedLoss(of {self.series!r}, order={self.order})"
@@ -140,7 +141,7 @@ def _partial_derivative(of: sp.Expr, symbols: tuple[sp.Symbol, ...], axes: tuple
     return sp.diff(of, *(symbols[axis] for axis in axes)) if axes else of
 
 
-def gradient_test(series: BSeries) -> GradientTest:
+def gradient_test(series: "BSeries") -> GradientTest:
     """Decide whether the truncated modified field is a gradient for every loss.
 
     For f = −∇L the field is a gradient iff b(u∘v) = b(v∘u) for all trees u, v with at most p vertices
@@ -162,7 +163,7 @@ def gradient_test(series: BSeries) -> GradientTest:
     return GradientTest(True, passed, ())
 
 
-def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
+def modified_loss(series: "BSeries", order: int | None = None) -> ModifiedLoss:
     """Return the loss whose gradient flow the truncated modified equation is."""
     test = gradient_test(series)
     wanted = test.order if order is None else checked_order(order)
@@ -183,7 +184,7 @@ def modified_loss(series: BSeries, order: int | None = None) -> ModifiedLoss:
     return ModifiedLoss(series, wanted, terms)
 
 
-def gradient_part(series: BSeries) -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]:
+def gradient_part(series: "BSeries") -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]:
     """Return L̃ and the coefficients of a remainder, f̃ = −∇L̃ + remainder, through the order of the series.
 
     On each unrooted tree the gradient part has the mean of b over all vertices taken as the root, which is the
@@ -205,7 +206,7 @@ def gradient_part(series: BSeries) -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]:
     return ModifiedLoss(series, series.order, terms), remainder
 
 
-def _reduced_weights(series: BSeries, power: int) -> Weights:
+def _reduced_weights(series: "BSeries", power: int) -> Weights:
     """The weights of F(τ) at h^power, with vertices of decay contracted unless they are leaves."""
     weights: defaultdict[Tree, sp.Expr] = defaultdict(lambda: sp.Integer(0))
     decay = series.decay

@@ -12,8 +12,8 @@ import sympy as sp
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import tidy
-from modeq.symbolic.b_series import BSeries, h
-from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.b_series import BSeries
+from modeq.symbolic.differentials import h, latex_sum
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.explicit_fields import ExplicitField
 from modeq.symbolic.phase_space_elimination import eliminated_latex, eliminated_text, highest_derivative, shown

@@ -14,7 +14,7 @@ from sympy.utilities.iterables import partitions
 
 from modeq.errors import InvalidOrder, InvalidProblem
 from modeq.methods import arithmetic
-from modeq.symbolic.differentials import latex_sum, text_term
+from modeq.symbolic.differentials import latex_sum, text_sum, theta_latex
 from modeq.symbolic.explicit_fields import (
     ExplicitDifferentials,
     ExplicitField,
@@ -64,16 +64,8 @@ class _Style:
         return f"f{index}{primes}({','.join(parts)})"
 
 
-def _latex_theta(k: int) -> str:
-    return r"\theta" if k == 0 else rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
-
-
 def _text_theta(k: int) -> str:
     return ("θ", "θ̇", "θ̈", "θ⃛")[k] if k < 4 else f"θ^({k})"
-
-
-def _text_sum(terms: Terms) -> str:
-    return " + ".join(text_term(_rounded(c), symbol) for c, symbol in terms if c != 0).replace("+ -", "- ") or "0"
 
 
 def _rounded(coefficient: sp.Expr) -> sp.Expr:
@@ -96,13 +88,20 @@ def shown(coefficient: sp.Expr) -> sp.Expr:
 
 _LATEX = _Style(
     lambda terms: latex_sum([(shown(c), symbol) for c, symbol in terms]),
-    _latex_theta,
+    theta_latex,
     r"\left({}\right)",
     r"\left[{}\right]",
     "^{{({})}}",
     r",\quad \dot\theta = h\,\tfrac{d\theta}{dt}",
 )
-_TEXT = _Style(_text_sum, _text_theta, "({})", "[{}]", "^({})", ", θ̇ = h·dθ/dt")
+_TEXT = _Style(
+    lambda terms: text_sum([(_rounded(c), symbol) for c, symbol in terms]),
+    _text_theta,
+    "({})",
+    "[{}]",
+    "^({})",
+    ", θ̇ = h·dθ/dt",
+)
 
 
 def eliminated_latex(form: "PhaseSpaceForm") -> str:

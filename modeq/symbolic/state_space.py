@@ -12,12 +12,11 @@ from modeq.errors import InvalidProblem, InvalidTree
 from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.methods.exact import tidy
-from modeq.symbolic.differentials import Notation, checked_notation, latex_sum, printable, text_term
+from modeq.symbolic.differentials import Notation, checked_notation, h, latex_sum, printable, step_latex, text_sum
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, ExplicitField, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, as_tree, checked_order
 from modeq.symbolic.step_logarithm import StepLogarithm, Terms, coordinates
 
-h = sp.Symbol("h")
 Key = tuple[int, Tree]
 
 
@@ -236,15 +235,15 @@ class StateSpaceForm(Mapping[Key, sp.Expr]):
         """
         lines = []
         for component, name in enumerate((r"\theta", *_labels("v", self.buffer_count, "{}_{{{}}}"))):
-            pieces = [(value, _step_latex(power) + text) for power, value, text in self._printed(component, notation)]
+            pieces = [(value, step_latex(power) + text) for power, value, text in self._printed(component, notation)]
             lines.append(rf"\dot{{{name}}} = {latex_sum(pieces)}")
         return r",\qquad ".join(lines)
 
     def __str__(self) -> str:
         lines = []
         for component, name in enumerate(("θ", *_labels("v", self.buffer_count, "{}_{}"))):
-            pieces = [text_term(h**power * value, symbol) for power, value, symbol in self._printed(component, "loss")]
-            lines.append(f"{name}' = " + " + ".join(pieces or ["0"]).replace("+ -", "- "))
+            pieces = [(h**power * value, symbol) for power, value, symbol in self._printed(component, "loss")]
+            lines.append(f"{name}' = {text_sum(pieces)}")
         return "\n".join(lines)
 
     def _repr_latex_(self) -> str:
@@ -284,10 +283,6 @@ def _power(component: int, tree: Tree) -> int:
 
 def _labels(name: str, count: int, pattern: str = "{}{}") -> list[str]:
     return [name] if count == 1 else [pattern.format(name, i + 1) for i in range(count)]
-
-
-def _step_latex(power: int) -> str:
-    return {-1: r"\frac{1}{h}\,", 0: "", 1: r"h\,"}.get(power, rf"h^{{{power}}}\,")
 
 
 def _vertices(tree: Tree) -> Iterator[Tree]:

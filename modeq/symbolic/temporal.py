@@ -15,7 +15,7 @@ from modeq.methods.exact import coefficient_field, tidy
 from modeq.methods.shift_operator import ShiftOperator
 from modeq.symbolic.algebra import Elements, Paths, root_subtrees, slope
 from modeq.symbolic.b_series import BSeries
-from modeq.symbolic.differentials import latex_sum
+from modeq.symbolic.differentials import latex_sum, step_latex, theta_latex
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer
 from modeq.symbolic.rooted_trees import TreeTable, checked_order, tree_table
@@ -127,8 +127,9 @@ class TimeDerivativeForm:
         >>> print(mq.time_derivative_form(mq.GradientDescent(), order=2).latex())
         \dot\theta + \frac{1}{2}\,h\,\ddot\theta = -g
         """
-        terms = [(c, _step(k) + _derivative(k + 1)) for k, c in enumerate(self.coefficients)]
-        terms += [(tidy(self.decay_rate * d), _step(k) + _derivative(k)) for k, d in enumerate(self.decay_coefficients)]
+        terms = [(c, step_latex(k) + theta_latex(k + 1)) for k, c in enumerate(self.coefficients)]
+        decay = enumerate(self.decay_coefficients)
+        terms += [(tidy(self.decay_rate * d), step_latex(k) + theta_latex(k)) for k, d in decay]
         return f"{latex_sum(terms)} = -g"
 
     def __repr__(self) -> str:
@@ -136,16 +137,6 @@ class TimeDerivativeForm:
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
-
-
-def _step(power: int) -> str:
-    return "" if power == 0 else r"h\," if power == 1 else rf"h^{{{power}}}\,"
-
-
-def _derivative(k: int) -> str:
-    if k == 0:
-        return r"\theta"
-    return rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
 
 
 LARGEST_ORDER = 200
