@@ -2,6 +2,9 @@
 
 A *map* has coefficients a(τ) in θ + Σ h^{|τ|} a(τ)/σ(τ) F(τ), a *field* b(τ) in Σ h^{|τ|−1} b(τ)/σ(τ) F(τ).
 Both are mappings that hold every tree with at most `order` vertices, of any number of colours.
+
+Sources: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1.4 (composition) and IX.9.1 (logarithm);
+Chartier, Hairer, Vilmart 2010, *Algebraic structures of B-series* (Found. Comput. Math. 10) (substitution).
 """
 
 from collections.abc import Iterable, Mapping

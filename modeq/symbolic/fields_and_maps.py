@@ -50,12 +50,8 @@ class _Computable(BSeries):
                 )
         return cls(_coefficients(table, given), cls.offset)
 
-    def _with(self, coefficients: Mapping[Tree, sp.Expr]) -> Coefficients:
-        return _coefficients(self.series.table, coefficients)
-
-    def _beside(self, other: Any, kind: type["_Computable"] | None = None) -> int:
-        """The order to which two series can be combined; an error if they cannot."""
-        kind = kind or (BSeriesField if isinstance(self, BSeriesField) else BSeriesMap)
+    def _beside(self, other: Any, kind: type["_Computable"]) -> int:
+        """The order to which it can be combined with a series of a kind; an error if it cannot."""
         if not isinstance(other, kind):
             raise InvalidSeries(f"{other!r} is no {kind.__name__}: build one with {kind.__name__}.from_coefficients")
         if self.colour_count != other.colour_count or dict(self.decay) != dict(other.decay):
@@ -131,14 +127,14 @@ class BSeriesField(_Computable):
     _left = Written("f̃", r"\tilde f")
 
     def __add__(self, other: Any) -> "BSeriesField":
-        order = self._beside(other)
+        order = self._beside(other, BSeriesField)
         return self._result({t: c + other[t] for t, c in self.items() if t.order <= order}, order)
 
     def __neg__(self) -> "BSeriesField":
         return self._result({tree: -c for tree, c in self.items()}, self.order)
 
     def __sub__(self, other: Any) -> "BSeriesField":
-        order = self._beside(other)
+        order = self._beside(other, BSeriesField)
         return self._result({t: c - other[t] for t, c in self.items() if t.order <= order}, order)
 
     def __mul__(self, factor: Any) -> "BSeriesField":
@@ -157,7 +153,8 @@ class BSeriesField(_Computable):
         >>> equation.exponential() == mq.memoryless_map(mq.HeavyBall(momentum=0.5), order=4)
         True
         """
-        return BSeriesMap(self._with(algebra.flow_map(self.coefficients, self.order)), 0, self.decay)
+        weights = algebra.flow_map(self.coefficients, self.order)
+        return BSeriesMap(_coefficients(self.series.table, weights), 0, self.decay)
 
     def adjoint(self) -> "BSeriesField":
         """Return the field of the adjoint method: the same with −h for h.
@@ -188,7 +185,7 @@ class BSeriesField(_Computable):
         >>> mq.modified_equation(descent, order=4).substitute(mq.modifying_equation(descent, order=4)) == f
         True
         """
-        order = self._beside(field)
+        order = self._beside(field, BSeriesField)
         return self._result(algebra.substitute(field._one_field(), self._one_field(), order), order)
 
     def substitution_inverse(self) -> "BSeriesField":
@@ -291,7 +288,7 @@ class BSeriesMap(_Computable):
     _first = Written("θ", r"\theta")
 
     def __matmul__(self, first: "BSeriesMap") -> "BSeriesMap":
-        order = self._beside(first)
+        order = self._beside(first, BSeriesMap)
         return self._result(algebra.compose(first.coefficients, self.coefficients, order), order)
 
     def inverse(self) -> "BSeriesMap":
@@ -328,7 +325,8 @@ class BSeriesMap(_Computable):
         >>> step.logarithm() == mq.modified_equation(mq.HeavyBall(momentum=0.5), order=4)
         True
         """
-        return BSeriesField(self._with(algebra.logarithm(self.coefficients, self.order)), 1, self.decay)
+        weights = algebra.logarithm(self.coefficients, self.order)
+        return BSeriesField(_coefficients(self.series.table, weights), 1, self.decay)
 
     def substitute(self, field: BSeriesField) -> "BSeriesMap":
         """Return the map with `field` instead of f, for one colour; see :meth:`BSeriesField.substitute`.

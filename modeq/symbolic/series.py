@@ -290,5 +290,6 @@ def _divided(array: Array, divisor: Element) -> Array:
     """Every entry over a common factor."""
     if divisor == 1:
         return array
-    result = [x and _quotient(x, divisor) for x in array.flat]
-    return np.array([*result, None], dtype=object)[:-1].reshape(array.shape)
+    quotients = (x and _quotient(x, divisor) for x in array.flat)
+    # Not np.array, which looks for sequences among its entries.
+    return np.fromiter(quotients, dtype=object, count=array.size).reshape(array.shape)

@@ -11,7 +11,7 @@ from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, c
 from modeq.symbolic.iterates import iterated, recurrence_of
 from modeq.symbolic.rooted_trees import tree_count
 
-LARGEST_NUMBER_OF_TREES = 20_000
+LARGEST_NUMBER_OF_TREES = 20_000  # at some milliseconds each
 
 Terms = tuple[Element, ...]  # the rational part, then the factor of the logarithm of each pole
 
@@ -33,10 +33,11 @@ class StepLogarithm:
         first = sp.Matrix.hstack(sp.zeros(method.state_count, method.colour_count), W)
         recurrence = recurrence_of(method, first)
         K = self.field = recurrence.field
-        count = tree_count(min(order, 60), first.cols, len(method.decay), W.cols)
-        if count > LARGEST_NUMBER_OF_TREES:
+        # Counting would take long at orders far beyond the limit.
+        if tree_count(min(order, 60), first.cols, len(method.decay), W.cols) > LARGEST_NUMBER_OF_TREES:
             raise InvalidOrder(
-                f"order is {order}: there are {count:,} trees with up to {order} vertices; ask for a lower order"
+                f"order is {order}: there are more than {LARGEST_NUMBER_OF_TREES:,} trees with up to {order} vertices; "
+                "ask for a lower order"
             )
         self.poles, exponents = _logarithms(method, recurrence, order)
         table, states = iterated(method, order, first, recurrence)
