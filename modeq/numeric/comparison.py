@@ -395,11 +395,7 @@ def observed_order(
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
         steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
         step_sizes = [time / (steps * 2**k) for k in range(halvings + 1)]
-    if not isinstance(step_sizes, Sequence | np.ndarray):
-        raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
-    sizes = tuple(positive(size, "a step size") for size in step_sizes)
-    if len(sizes) < 2 or any(b >= a for a, b in pairwise(sizes)):
-        raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
+    sizes = _decreasing(step_sizes)
     settled = layer_steps * sizes[0]
     if settled > 0.8 * time:
         raise InvalidProblem(
@@ -410,33 +406,38 @@ def observed_order(
     if (form == "field" and order > 1) or (form == "time" and order > 2):
         require_series_limit(method, problem, theta, sizes[0])
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
+    layer = initial_layer if form != "rest" else False
+    sharp_flow = partial(flow, equation, field=field, initial_layer=layer, rtol=1e-13, atol=1e-15, series_limit=False)
     errors, scale = [], 0.0
     for h in sizes:
         if chosen_here and len(errors) > 2 and errors[-1] < 2**expected * 10 * _NOISE * scale:
             break
         iterates = iterate(method, problem, theta, h=h, steps=round(time / h))
-        flowed = flow(
-            equation,
-            problem,
-            theta,
-            h=h,
-            time=float(iterates.t[-1]),
-            field=field,
-            initial_layer=False if form == "rest" else initial_layer,
-            rtol=1e-13,
-            atol=1e-15,
-            series_limit=False,
-        )
+        flowed = sharp_flow(problem=problem, start=theta, h=h, time=float(iterates.t[-1]))
         counted = iterates.t >= settled * (1 - 1e-12)
         errors.append(float(np.max(step_errors(flowed, iterates)[counted])))
         scale = max(scale, float(np.max(abs(iterates.y))))
     sizes, floor = sizes[: len(errors)], _NOISE * scale
-    slopes = tuple(
+    window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
+    return ObservedOrder(sizes, tuple(errors), _slopes(sizes, errors, floor), expected, window, floor)
+
+
+def _decreasing(step_sizes: Any) -> tuple[float, ...]:
+    """The step sizes, after a check."""
+    sizes: tuple[float, ...] = ()
+    if isinstance(step_sizes, Sequence | np.ndarray):
+        sizes = tuple(positive(size, "a step size") for size in step_sizes)
+    if len(sizes) < 2 or any(b >= a for a, b in pairwise(sizes)):
+        raise InvalidProblem(f"step_sizes is {step_sizes!r}: give at least two, the largest first")
+    return sizes
+
+
+def _slopes(sizes: Sequence[float], errors: Sequence[float], floor: float) -> tuple[float, ...]:
+    """The logarithmic slopes between successive errors; nan where one is at the noise floor."""
+    return tuple(
         float(np.log(a / b) / np.log(g / h)) if min(a, b) > floor else float("nan")
         for (a, b), (g, h) in zip(pairwise(errors), pairwise(sizes), strict=True)
     )
-    window = (sizes[0] * curvature / limit, sizes[-1] * curvature / limit)
-    return ObservedOrder(sizes, tuple(errors), slopes, expected, window, floor)
 
 
 def _layer_steps(method: GeneralLinearMethod, form: FormName, order: int) -> int:

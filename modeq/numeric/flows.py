@@ -264,10 +264,9 @@ class _HighestDerivative:
             for j in range(top - m + 1):
                 total = -sum(self.q[i] * path[i + 1 + j] for i in range(m - 1))
                 for colour, r in self.r.items():
-                    for k in range(len(r)):
-                        if k + j <= len(r) - 1:
-                            value = -self.decay[colour] * path[k + j] if colour in self.decay else F[k + j]
-                            total = total + self.h * r[k] * value
+                    for k in range(len(r) - j):  # derivatives of f up to the form's own highest
+                        value = -self.decay[colour] * path[k + j] if colour in self.decay else F[k + j]
+                        total = total + self.h * r[k] * value
                 path[m + j] = total / self.q[-1]
             previous, change = change, np.max(abs(path[m:] - old))
             if len(self.r[0]) <= m:  # nothing is implicit

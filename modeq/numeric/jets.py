@@ -68,8 +68,8 @@ def _from_gradients(problem: Problem, highest: int) -> PathDerivatives:
     reach = (highest + 3) // 2
     offsets = 0.25 * np.arange(-reach, reach + 1)
     factorials = np.cumprod([1.0, *range(1, 2 * reach + 1)])
-    weights = np.linalg.inv(offsets[:, None] ** np.arange(2 * reach + 1) / factorials)[: highest + 1]
     powers = offsets[:, None] ** np.arange(2 * reach + 1) / factorials
+    weights = np.linalg.inv(powers)[: highest + 1]
 
     def evaluate(u: Vector) -> Vector:
         values = np.array([problem.field(row[: len(u)] @ u) for row in powers])
