@@ -40,6 +40,7 @@ PROBLEMS = {
 MOMENTA = ("0.5", "0.9", "0.99")
 FRACTIONS = (1 / 4, 1 / 16, 1 / 64)  # of the stability limit
 Derive = Callable[[mq.GeneralLinearMethod], Any]
+# B: time derivatives up to θ''; K: the highest D^k f of the phase-space form, J: its highest power of q.
 LAWS: dict[str, Derive] = {
     "B": partial(mq.time_derivative_form, order=2),
     **{f"K = {k}": partial(mq.phase_space_form, order=k + 1) for k in range(5)},

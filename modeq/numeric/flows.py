@@ -53,13 +53,14 @@ def flow(
         The end, in units of h·n: `time` = h·steps reaches step number `steps`.
     field : see :func:`modeq.numeric.fields.modified_field`
         How the field is evaluated; in the phase-space form, whether its derivatives along the path are
-        written out ("lambdify") or found from gradients ("gradients").
+        written out ("lambdify") or found from gradients ("gradients"). The time-derivative form needs
+        gradients alone and the state-space form takes nested derivatives, whatever is given here.
     initial_layer : bool or int
         Where to start. True: where the optimizer's own first step puts the flow, to the order of the
         equation (for the time-derivative form the right first derivative, for the phase-space form so
         that it passes through the first iterates, or, if poles are left out, by `PhaseSpaceForm.start`,
         without their transients). False: at θ₀, at rest. An integer, for a `ModifiedEquation`: the
-        initial layer through that power of h.
+        initial layer through that power of h. The state-space form has no layer: it starts at its `buffers`.
     rtol, atol : tolerances of the integrator
         Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int

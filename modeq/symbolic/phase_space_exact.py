@@ -105,8 +105,11 @@ class PoleField:
 
     Attributes
     ----------
-    base : the field without the logarithms
-    field : the whole field
+    kept, left_out : the poles besides 1, repeated as often as they occur; see :func:`poles_of`
+    distinct : the kept poles, each once
+    method_field : ℚ(symbols), the field of the entries of the method
+    base : that field with the poles
+    field : the whole field, with the logarithms of the kept poles
     poles : each pole as an element of `base`
     logs : the logarithms of the `distinct` kept poles, elements of `field`
 
@@ -121,7 +124,7 @@ class PoleField:
     def __init__(self, method: GeneralLinearMethod) -> None:
         self.kept, self.left_out = poles_of(method)
         self.distinct = tuple(dict.fromkeys(self.kept))
-        self.coefficients = K = coefficient_field(method.entries)
+        self.method_field = K = coefficient_field(method.entries)
         every = tuple(dict.fromkeys((*self.kept, *self.left_out)))
         irrational = [pole for pole in every if not _is_element(pole, K)]
         self._names: dict[sp.Expr, sp.Expr] = {}
@@ -155,7 +158,7 @@ class PoleField:
         """One element of `field` for each tree; in the method's own coefficient field if no pole is left in them."""
         plain = [self.field.to_sympy(value) for value in values]
         if not self.field.is_CC and not any(value.free_symbols & self._names.keys() for value in plain):
-            K = self.coefficients
+            K = self.method_field
             return Coefficients(table, tuple(K.from_sympy(value) for value in plain), K)
         return WrittenCoefficients(table, tuple(self.expression(value) for value in values), sp.EX)
 

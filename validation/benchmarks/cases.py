@@ -26,14 +26,20 @@ class Case:
         return replace(self, orders=(order,))
 
 
-def _case(name: str, orders: tuple[int, ...], value: str | None = None, **limits: dict[int, float]) -> Case:
-    return Case(name, orders, value or name, limits.get("seconds", {}), limits.get("megabytes", {}))
+def _case(
+    name: str,
+    orders: tuple[int, ...],
+    value: str | None = None,
+    seconds: dict[int, float] | None = None,
+    megabytes: dict[int, int] | None = None,
+) -> Case:
+    return Case(name, orders, value or name, seconds or {}, megabytes or {})
 
 
 CASES = (
     _case(
         "explicit Euler",
-        (*range(5, 17),),
+        tuple(range(5, 17)),
         seconds={10: 0.02, 12: 0.1, 16: 3.0},
         megabytes={16: 1000},
     ),
