@@ -108,15 +108,21 @@ class GeneralLinearMethod:
         put("start", exact_matrix(start, "start", (states, self.colour_count)))
         self._check_names()
         self._check_consistency()
-        if self.step_powers == ():
+        powers = tuple(self.step_powers) if isinstance(self.step_powers, list | tuple) else self.step_powers
+        put("step_powers", powers)
+        if isinstance(powers, tuple) and not powers:
             put("step_powers", tuple(int(entry == 0) for entry in self.preconsistency))
-        elif self.step_powers is not None and len(self.step_powers) != states:
+        elif powers is not None and not _are_integers(powers, states):
             raise InvalidMethod(f"step_powers is {self.step_powers}: give one integer for each of the {states} states")
 
     def _checked_colours(self, queries: int) -> tuple[int, ...]:
+        if not isinstance(self.colours, list | tuple) or not isinstance(self.decay, Mapping):
+            raise InvalidMethod(
+                f"colours is {self.colours!r} and decay {self.decay!r}: give a tuple of integers, and a mapping from "
+                "colours to rates"
+            )
         colours = tuple(self.colours) or (0,) * queries
-        integers = all(isinstance(c, int) and not isinstance(c, bool) for c in colours)
-        if len(colours) != queries or not integers or set(colours) != set(range(len(set(colours)))):
+        if not _are_integers(colours, queries) or set(colours) != set(range(len(set(colours)))):
             raise InvalidMethod(
                 f"colours is {colours}: give one integer for each of the {queries} queries, counted from 0 without gaps"
             )
@@ -389,17 +395,28 @@ class GeneralLinearMethod:
         def put(value: Any) -> sp.Expr:
             return exact(sp.sympify(value).subs(*substitution), "sgd")
 
-        matrices = {key: getattr(self, key).subs(*substitution) for key in ("A", "B", "C", "D", "readout", "start")}
+        try:
+            pairs = dict(substitution[0]).items() if len(substitution) == 1 else [substitution]
+            values = ", ".join(f"{old}={new}" for old, new in pairs)
+            matrices = {key: getattr(self, key).subs(*substitution) for key in ("A", "B", "C", "D", "readout", "start")}
+        except (TypeError, ValueError) as error:
+            raise InvalidMethod(
+                f"the substitution is {substitution!r}: give a symbol and a value, or a mapping from symbols to values"
+            ) from error
         sgd = None
         if self.sgd is not None:
             sgd = {k: v if isinstance(v, bool) else put(v) for k, v in self.sgd.items()}
-        pairs = dict(substitution[0]).items() if len(substitution) == 1 else [substitution]
-        values = ", ".join(f"{old}={new}" for old, new in pairs)
         decay = {colour: rate.subs(*substitution) for colour, rate in self.decay.items()}
         return replace(self, **matrices, decay=decay, sgd=sgd, name=f"{self.name}[{values}]")
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _are_integers(values: Any, count: int) -> bool:
+    if not isinstance(values, tuple) or len(values) != count:
+        return False
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def require_method(value: Any) -> None:
@@ -409,9 +426,12 @@ def require_method(value: Any) -> None:
 
 
 def _point(at: Any) -> sp.Expr:
-    point = sp.sympify(at)
-    if not isinstance(point, sp.Expr):
-        raise InvalidMethod(f"a transfer function is asked for at {at!r}: give a symbol or a number")
+    try:
+        point = None if isinstance(at, str) else sp.sympify(at)
+    except sp.SympifyError:
+        point = None
+    if not isinstance(point, sp.Expr) or not point.is_commutative or point.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+        raise InvalidMethod(f"a transfer function is asked for at {at!r}: give a symbol or a finite number")
     return point
 
 

@@ -37,7 +37,7 @@ def exact(value: Any, argument: str = "entry") -> sp.Expr:
         expression = sp.sympify(value)
     except (sp.SympifyError, TypeError) as error:
         raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression") from error
-    if not isinstance(expression, sp.Expr):
+    if not isinstance(expression, sp.Expr) or not expression.is_commutative:
         raise InvalidMethod(f"{argument} is {value!r}: give a number or a sympy expression")
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo):
         raise InvalidMethod(
@@ -51,6 +51,19 @@ def exact(value: Any, argument: str = "entry") -> sp.Expr:
             "write an irrational number as a symbol, or as a decimal float"
         )
     return expression
+
+
+def exact_row(values: Any, argument: str) -> list[sp.Expr]:
+    """Return a sequence of numbers or expressions, each exactly.
+
+    Examples
+    --------
+    >>> exact_row([0.5, 1], "b")
+    [1/2, 1]
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidMethod(f"{argument} is {values!r}: give a sequence of numbers")
+    return [exact(value, f"{argument}[{i}]") for i, value in enumerate(values)]
 
 
 class FrozenMapping(Mapping[Any, Any]):

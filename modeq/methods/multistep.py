@@ -7,7 +7,7 @@ import sympy as sp
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import exact
+from modeq.methods.exact import exact_row
 
 
 def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None = None) -> GeneralLinearMethod:
@@ -41,8 +41,8 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     >>> adams.transfer_function(sp.Symbol("z"))
     (3*z - 1)/(2*z*(z - 1))
     """
-    p = [exact(value, f"rho[{j}]") for j, value in enumerate(rho)]
-    s = [exact(value, f"sigma[{j}]") for j, value in enumerate(sigma)]
+    p, s = exact_row(rho, "rho"), exact_row(sigma, "sigma")
+    text = name or f"LinearMultistep(rho={p}, sigma={s})"
     steps = len(p) - 1
     if steps < 1 or len(s) > len(p) or not s:
         raise InvalidMethod(
@@ -57,7 +57,6 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     # x₁ = θ; x_j⁺ = −ρ_{k−j} θ + x_{j+1} + h σ_{k−j} f(θ), and σ_k f(θ⁺) in the first row.
     A = sp.Matrix(steps, steps, lambda i, j: (-p[steps - 1 - i] if j == 0 else 0) + (1 if j == i + 1 else 0))
     now = sp.Matrix(steps, 1, lambda i, j: s[steps - 1 - i])
-    text = name or f"LinearMultistep(rho={list(rho)}, sigma={list(sigma)})"
     first = sp.Matrix([[1] + [0] * (steps - 1)])
     powers = (0,) if steps == 1 else None  # further states mix parameters and h·f
     if s[-1] == 0:

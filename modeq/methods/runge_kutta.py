@@ -6,7 +6,7 @@ import sympy as sp
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import exact, exact_matrix
+from modeq.methods.exact import exact_matrix, exact_row
 
 
 def RungeKutta(A: Any, b: Any, name: str | None = None) -> GeneralLinearMethod:
@@ -38,10 +38,9 @@ def RungeKutta(A: Any, b: Any, name: str | None = None) -> GeneralLinearMethod:
     >>> mq.modified_equation(midpoint, order=3)[[[[]]]]
     -1/6
     """
-    weights = list(b)
-    stages = len(weights)
+    row = exact_row(b, "b")
+    stages = len(row)
     tableau = exact_matrix(A, "A", (stages, stages))
-    row = [exact(entry, f"b[{i}]") for i, entry in enumerate(weights)]
     if stages == 0:
         raise InvalidMethod("b is empty: give the weight of at least one stage")
     text = name or f"RungeKutta(A={tableau.tolist()}, b={row})"

@@ -130,6 +130,10 @@ def method_from(
     >>> mq.modified_equation(method, 2).coefficients == mq.modified_equation(mq.HeavyBall(beta), 2).coefficients
     True
     """
+    if not callable(rule):
+        raise InvalidMethod(f"rule is {rule!r}: give a Python function of the states, the gradient and the step")
+    if not isinstance(start or {}, Mapping):
+        raise InvalidMethod(f"start is {start!r}: give a mapping from the names of buffers to numbers")
     names = list(inspect.signature(rule).parameters)
     for argument, wanted in (("parameters", parameters), ("gradient", gradient), ("step", step)):
         if wanted not in names:
@@ -145,7 +149,16 @@ def method_from(
     theta = states.index(parameters)
     order = [theta, *(i for i in range(len(states)) if i != theta)]  # θ becomes the first state
     powers = _balanced_powers(updates, queries, theta, h)
-    return _assembled(updates, queries, order, powers, h, states, start or {}, name or f"method_from({rule.__name__})")
+    return _assembled(
+        updates,
+        queries,
+        order,
+        powers,
+        h,
+        states,
+        start or {},
+        name or f"method_from({getattr(rule, '__name__', type(rule).__name__)})",
+    )
 
 
 def _trace(

@@ -27,7 +27,7 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     Raises
     ------
     InvalidMethod
-        If λ is negative, or the method has weight decay already.
+        If λ is negative, `decoupled` is no bool, or the method has weight decay already.
 
     Examples
     --------
@@ -37,6 +37,8 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     ((0, 1), {1: lambda})
     """
     rate = checked_rate(lam, "weight decay")
+    if not isinstance(decoupled, bool):
+        raise InvalidMethod(f"decoupled is {decoupled!r}: give True or False")
     if method.decay:
         raise InvalidMethod(f"{method.name} has weight decay already: give its whole rate at once")
     if rate == 0:

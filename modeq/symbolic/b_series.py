@@ -55,6 +55,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
     decay: Mapping[int, sp.Expr] = field(default_factory=lambda: FrozenMapping({}))
     method: GeneralLinearMethod | None = None
 
+    __array_ufunc__ = None  # a numpy number times a field is the field's product
     _left: ClassVar[Written] = Written("y", "y")
     _first: ClassVar[Written] = Written("", "")
 

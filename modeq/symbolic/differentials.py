@@ -85,7 +85,7 @@ def contracted(tree: Tree, decay: Mapping[int, sp.Expr]) -> tuple[sp.Expr, Tree]
 
 def checked_notation(notation: Any) -> Notation:
     """Return the name of a notation, or raise `InvalidNotation`."""
-    if notation not in ("loss", "field"):
+    if not any(isinstance(notation, str) and notation == known for known in ("loss", "field")):
         raise InvalidNotation(f"notation is {notation!r}: give 'loss' for g, H, ∇ᵏL, or 'field' for f, f', f''")
     name: Notation = notation
     return name

@@ -141,6 +141,10 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
             f"the variables {sorted(map(str, clash))} are also coefficients of {method!r}: rename them"
         )
     colours = [c for c in range(method.colour_count) if c not in method.decay]
+    if len(colours) > 1 and not isinstance(loss_or_field, list | tuple):
+        raise InvalidProblem(
+            f"the fields are {loss_or_field!r}: {method!r} needs a list of {len(colours)} losses or fields"
+        )
     given = [loss_or_field] if len(colours) == 1 else list(loss_or_field)
     if len(given) != len(colours):
         raise InvalidProblem(f"{method!r} needs {len(colours)} losses or fields, {len(given)} were given")
@@ -150,31 +154,53 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
             result.append(tuple(-method.decay[colour] * v for v in symbols))
         else:
             result.append(_field_of(given[colours.index(colour)], symbols))
+    _check_names({*symbols, *method.free_symbols}.union(*(c.free_symbols for vector in result for c in vector)))
     return result, symbols
+
+
+def _check_names(symbols: Iterable[sp.Symbol]) -> None:
+    """Raise an error if two different symbols print alike: a loss of the one would be constant in the other."""
+    seen: dict[str, sp.Symbol] = {}
+    for symbol in symbols:
+        if seen.setdefault(str(symbol), symbol) != symbol:
+            raise InvalidProblem(
+                f"two different symbols share the name {symbol}: create it once, with the same assumptions, for the "
+                "method, the variables, h and the loss"
+            )
+
+
+def _expression(value: Any) -> sp.Expr | None:
+    """A number or expression of sympy; None for anything else, strings among it."""
+    try:
+        expression = None if isinstance(value, str | bytes) else sp.sympify(value)
+    except (sp.SympifyError, TypeError):
+        return None
+    if not isinstance(expression, sp.Expr) or not expression.is_commutative:
+        return None
+    return None if expression.has(sp.nan, sp.zoo, sp.oo, -sp.oo) else expression
 
 
 def _field_of(loss_or_field: Any, variables: tuple[sp.Symbol, ...]) -> Vector:
     if isinstance(loss_or_field, list | tuple | sp.MatrixBase):
-        components = tuple(sp.sympify(c) for c in loss_or_field)
-        if len(components) != len(variables):
-            raise InvalidProblem(f"the field has {len(components)} components for {len(variables)} variables")
-        return components
-    try:
-        loss = sp.sympify(loss_or_field)
-    except sp.SympifyError as error:
-        raise InvalidProblem(f"the loss is {loss_or_field!r}: give a sympy expression") from error
-    if not isinstance(loss, sp.Expr):
-        raise InvalidProblem(f"the loss is {loss_or_field!r}: give a sympy expression")
-    if loss.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
-        raise InvalidProblem(f"the loss is {loss}: it must be finite")
+        if len(loss_or_field) != len(variables):
+            raise InvalidProblem(f"the field has {len(loss_or_field)} components for {len(variables)} variables")
+        components = [_expression(component) for component in loss_or_field]
+        if None in components:
+            raise InvalidProblem(f"the field is {loss_or_field!r}: give finite sympy expressions as its components")
+        return tuple(components)
+    loss = _expression(loss_or_field)
+    if loss is None:
+        raise InvalidProblem(f"the loss is {loss_or_field!r}: give a finite sympy expression")
+    _check_names({*variables, *loss.free_symbols})
     return tuple(-sp.diff(loss, v) for v in variables)
 
 
-def checked_step(h: Any, variables: tuple[sp.Symbol, ...]) -> sp.Expr:
-    """Return the learning rate as a sympy expression without the variables."""
-    step = sp.sympify(h)
-    if not isinstance(step, sp.Expr):
-        raise InvalidProblem(f"h is {h!r}: give a symbol or a number")
+def checked_step(h: Any, variables: tuple[sp.Symbol, ...], divides: bool = False) -> sp.Expr:
+    """Return the learning rate as a finite sympy expression without the variables; not 0 if it `divides`."""
+    step = _expression(h)
+    if step is None or (divides and step == 0):
+        raise InvalidProblem(f"h is {h!r}: give a symbol or a finite number{', not 0' if divides else ''}")
+    _check_names({*variables, *step.free_symbols})
     if step.free_symbols & set(variables):
         raise InvalidProblem(f"h is {h!r}, which is also a variable: rename one of them")
     return step

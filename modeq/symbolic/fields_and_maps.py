@@ -6,6 +6,7 @@ from typing import Any, Self
 import sympy as sp
 
 from modeq.errors import InvalidSeries, InvalidTree
+from modeq.methods.base import RESERVED
 from modeq.methods.exact import exact
 from modeq.symbolic import algebra, structure
 from modeq.symbolic.b_series import BSeries, Written
@@ -41,6 +42,8 @@ class _Computable(BSeries):
         -1/2
         """
         table = tree_table(checked_order(order), checked_order(colours, "colours"))
+        if not isinstance(coefficients, Mapping):
+            raise InvalidSeries(f"coefficients is {coefficients!r}: give a mapping from trees to numbers")
         given = {as_tree(tree): exact(value, f"the coefficient of {tree!r}") for tree, value in coefficients.items()}
         for tree in given:
             if tree not in table.index:
@@ -377,5 +380,11 @@ class BSeriesMap(_Computable):
 def _coefficients(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coefficients:
     """Coefficients in the smallest field that holds them; 0 for trees that are not among the weights."""
     values = [weights.get(tree, sp.Integer(0)) for tree in table.trees]
+    taken = sorted({symbol.name for value in values for symbol in value.free_symbols} & RESERVED)
+    if taken:
+        raise InvalidSeries(
+            f"a coefficient has the symbol {taken[0]}: the names {', '.join(sorted(RESERVED))} are reserved for the "
+            "learning rate and for variables of equations; rename the symbol"
+        )
     K, elements = sp.construct_domain(values, field=True, extension=True)
     return Coefficients(table, tuple(elements), K)

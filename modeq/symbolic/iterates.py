@@ -6,7 +6,7 @@ import sympy as sp
 
 from modeq.errors import InvalidMethod
 from modeq.methods.arithmetic import elements
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import RESERVED, GeneralLinearMethod
 from modeq.methods.exact import coefficient_field, exact_matrix
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.rooted_trees import TreeTable, tree_table
@@ -40,7 +40,11 @@ def first_state(method: GeneralLinearMethod, buffers: Any) -> sp.ImmutableMatrix
         return sp.ImmutableMatrix.hstack(sp.zeros(states, colours), sp.eye(states))
     if isinstance(buffers, int) and buffers == 0:
         return sp.ImmutableMatrix.zeros(states, colours)
-    return exact_matrix(buffers, "buffers", (states, colours))
+    first = exact_matrix(buffers, "buffers", (states, colours))
+    taken = sorted({symbol.name for symbol in first.free_symbols} & RESERVED)
+    if taken:
+        raise InvalidMethod(f"buffers has the symbol {taken[0]}, a reserved name: rename the symbol")
+    return first
 
 
 def recurrence_of(method: GeneralLinearMethod, first: sp.MatrixBase) -> LinearRecurrence:

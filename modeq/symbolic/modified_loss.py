@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class ModifiedLoss:
 
     series: "BSeries"
     order: int
-    terms: Mapping[tuple[int, Tree], sp.Expr]
+    terms: Mapping[tuple[int, Tree], sp.Expr] = field(compare=False)
 
     def on(self, loss: Any, variables: Any, h: Any = h) -> sp.Expr:
         """Return L̃ written out on a concrete loss.

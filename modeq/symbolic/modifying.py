@@ -1,7 +1,7 @@
 """The modifying equation: the field whose discretization by a method is the exact flow of f."""
 
 from modeq.errors import InvalidMethod
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.symbolic.b_series import Written
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.fields_and_maps import BSeriesField
@@ -53,6 +53,7 @@ def modifying_equation(method: GeneralLinearMethod, order: int) -> ModifyingEqua
     >>> modifying_equation(mq.GradientDescent(), order=3).coefficients
     {Tree([]): 1, Tree([[]]): 1/2, Tree([[[]]]): 1/6, Tree([[], []]): 1/3}
     """
+    require_method(method)
     if method.colour_count > 1:
         raise InvalidMethod(
             f"{method} has {method.colour_count} fields: a modifying equation is derived for one field, leave out "

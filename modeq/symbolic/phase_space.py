@@ -3,7 +3,8 @@
 It is the form for momentum near 1, where the vector field on the parameters alone means nothing.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ import sympy as sp
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.exact import tidy
+from modeq.methods.exact import FrozenMapping, tidy
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.differentials import h, latex_sum
 from modeq.symbolic.equation import ModifiedEquation
@@ -51,10 +52,10 @@ class PhaseSpaceForm:
     method: GeneralLinearMethod
     order: int
     expansion: Expansion
-    poles: tuple[sp.Expr, ...]
-    left_out: tuple[sp.Expr, ...]
-    q: tuple[sp.Expr, ...]
-    r: dict[int, tuple[sp.Expr, ...]]
+    poles: tuple[sp.Expr, ...] = field(compare=False)
+    left_out: tuple[sp.Expr, ...] = field(compare=False)
+    q: tuple[sp.Expr, ...] = field(compare=False)
+    r: Mapping[int, tuple[sp.Expr, ...]] = field(compare=False)
 
     @cached_property
     def radius(self) -> sp.Expr:
@@ -279,4 +280,4 @@ def phase_space_form(method: GeneralLinearMethod, order: int, expansion: Expansi
     q = tuple(exact.expression(c) for c in found.q[1:])
     r = {colour: tuple(exact.expression(c) for c in row) for colour, row in found.r.items()}
     left_out = (*exact.left_out, *hidden_eigenvalues(method, exact.kept))
-    return PhaseSpaceForm(method, order, expansion, exact.kept, left_out, q, r)
+    return PhaseSpaceForm(method, order, expansion, exact.kept, left_out, q, FrozenMapping(r))

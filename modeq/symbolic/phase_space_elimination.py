@@ -173,7 +173,7 @@ def _acting(
 def highest_derivative(form: "PhaseSpaceForm", loss_or_field: Any, variables: Any, h: Any) -> ExplicitField:
     """Return the form on a loss as θ', …, θ⁽ᵐ⁾ in θ, …, θ⁽ᵐ⁻¹⁾; see :meth:`PhaseSpaceForm.on`."""
     fields, symbols = concrete_fields(loss_or_field, variables, form.method)
-    step = checked_step(h, symbols)
+    step = checked_step(h, symbols, divides=True)
     m, degree = len(form.q), max(len(row) for row in form.r.values()) - 1
     if degree >= 2 * m:
         raise InvalidOrder(

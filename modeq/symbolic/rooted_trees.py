@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, total_ordering
 from math import factorial
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,8 @@ class Tree:
         return hash(self) == hash(other) and self.colour == other.colour and self.children == other.children
 
     def __lt__(self, other: "Tree") -> bool:
+        if not isinstance(other, Tree):
+            return NotImplemented
         return self._key < other._key
 
     def __hash__(self) -> int:
@@ -134,6 +137,8 @@ class Tree:
         >>> Tree([[]]).butcher_product(Tree([]))
         Tree([[], []])
         """
+        if not isinstance(other, Tree):
+            raise InvalidTree(f"other is {other!r}: give a Tree, mq.Tree([]) for a single vertex")
         children = self.children
         if not children or other.order > children[0].order or other is children[0]:
             children = (other, *children)
@@ -315,12 +320,16 @@ def _multiplicities(children: Iterable[Tree]) -> Iterator[tuple[Tree, int]]:
 
 def checked_order(order: Any, argument: str = "order") -> int:
     """Return a truncation order, or another positive count, or raise `InvalidOrder`."""
-    if isinstance(order, bool) or not hasattr(order, "__index__"):
+    try:
+        number = None if isinstance(order, bool) else index(order)
+    except TypeError:
+        number = None
+    if number is None:
         raise InvalidOrder(f"{argument} is {order!r}: give a positive integer")
-    if (number := order.__index__()) < 1:
+    if number < 1:
         lowest = "the lowest truncation order is 1, the gradient flow" if argument == "order" else "give at least 1"
         raise InvalidOrder(f"{argument} is {number}: {lowest}")
-    return int(number)
+    return number
 
 
 def trees(order: int, colours: int = 1) -> list[Tree]:

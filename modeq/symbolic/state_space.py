@@ -120,6 +120,9 @@ class StateSpaceForm(Mapping[Key, sp.Expr]):
     def __len__(self) -> int:
         return (self.buffer_count + 1) * len(self.trees)
 
+    def __hash__(self) -> int:
+        return hash((self.order, len(self)))
+
     def __repr__(self) -> str:
         return f"StateSpaceForm({self.method}, order={self.order}, {self.buffer_count} buffers)"
 
@@ -185,7 +188,7 @@ class StateSpaceForm(Mapping[Key, sp.Expr]):
         """
         fields, symbols = concrete_fields(loss_or_field, variables, self.method)
         names = self._buffer_symbols(symbols, buffers)
-        step = checked_step(h, (*symbols, *(name for row in names for name in row)))
+        step = checked_step(h, (*symbols, *(name for row in names for name in row)), divides=True)
         differentials = ExplicitDifferentials([*fields, *(tuple(-name for name in row) for row in names)], symbols)
         components: list[sp.Expr] = []
         for component in range(self.buffer_count + 1):

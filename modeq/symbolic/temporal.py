@@ -1,6 +1,6 @@
 """The time-derivative form: Σ c_k h^{k−1} θ⁽ᵏ⁾ = f, truncated to an initial-value problem."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import factorial
 from typing import Any
@@ -42,9 +42,9 @@ class TimeDerivativeForm:
 
     method: GeneralLinearMethod
     order: int
-    coefficients: tuple[sp.Expr, ...]
-    decay_coefficients: tuple[sp.Expr, ...]
-    decay_rate: sp.Expr
+    coefficients: tuple[sp.Expr, ...] = field(compare=False)
+    decay_coefficients: tuple[sp.Expr, ...] = field(compare=False)
+    decay_rate: sp.Expr = field(compare=False)
 
     @cached_property
     def roots(self) -> tuple[complex, ...]:

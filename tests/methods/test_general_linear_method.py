@@ -401,3 +401,43 @@ def test_a_substitution_that_divides_by_zero_is_refused():
         mq.HeavyBall(beta, 0.5).subs(beta, 0)
     with pytest.raises(mq.InvalidMethod, match="it must be finite"):
         mq.HeavyBall(sp.oo)
+
+
+EULER = {"A": [[1]], "B": [[1]], "C": [[1]], "D": [[0]]}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: mq.GeneralLinearMethod(**EULER, colours=None), "colours is None and decay {}: give a tuple"),
+        (
+            lambda: mq.GeneralLinearMethod(**EULER, decay=[0.1]),
+            r"decay \[0.1\]: give .* a mapping from colours to rates",
+        ),
+        (
+            lambda: mq.GeneralLinearMethod(**EULER, step_powers=1),
+            "step_powers is 1: give one integer for each of the 1",
+        ),
+        (lambda: mq.GeneralLinearMethod(**EULER, step_powers=(0.5,)), r"step_powers is \(0.5,\): give one integer"),
+        (lambda: mq.HeavyBall(sp.Matrix([[1]])), r"momentum is Matrix\(\[\[1\]\]\): give a number"),
+        (lambda: mq.HeavyBall(sp.Symbol("b", commutative=False)), "momentum is b: give a number or a sympy expression"),
+        (lambda: mq.RungeKutta([[0]], None), "b is None: give a sequence of numbers"),
+        (lambda: mq.LinearMultistep(None, [1]), "rho is None: give a sequence of numbers"),
+        (lambda: mq.LinearMultistep([-1, 1], "1"), "sigma is '1': give a sequence of numbers"),
+        (lambda: mq.GradientDescent().with_weight_decay(0.1, "no"), "decoupled is 'no': give True or False"),
+        (lambda: mq.HeavyBall(beta).subs(None), r"the substitution is \(None,\): give a symbol and a value"),
+        (lambda: mq.HeavyBall(beta).subs(beta, None), r"the substitution is \(beta, None\): give a symbol and a value"),
+        (lambda: mq.GradientDescent().transfer_function("z"), "asked for at 'z': give a symbol or a finite number"),
+        (lambda: mq.GradientDescent().transfer_function(sp.oo), "asked for at oo: give a symbol or a finite number"),
+        (lambda: mq.method_from(None), "rule is None: give a Python function"),
+        (lambda: mq.method_from(lambda theta, gradient, h: theta, start=1), "start is 1: give a mapping"),
+        (lambda: mq.modifying_equation(None, 2), "None is no method"),
+        (
+            lambda: mq.modified_equation(mq.HeavyBall(0.5), 1).initial_layer(1, [[0], [sp.Symbol("h")]]),
+            "symbol h, a res",
+        ),
+    ],
+)
+def test_refused_types(build, message):
+    with pytest.raises(mq.InvalidMethod, match=message):
+        build()

@@ -1,6 +1,7 @@
 """Series written out on concrete fields: published examples, code, refusals, and how things print."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -122,15 +123,22 @@ def test_the_layer_is_written_out_as_well():
         ((u**2, ["u"]), r"variables are \['u'\]"),
         (([u], [u, v]), "the field has 1 components for 2 variables"),
         (([u, u], [u]), "the field has 2 components for 1 variables"),
-        ((None, [u]), "the loss is None: give a sympy expression"),
+        ((None, [u]), "the loss is None: give a finite sympy expression"),
         (("u +", [u]), "the loss is 'u \\+'"),
+        (("u**2", [u]), "the loss is 'u\\*\\*2': give a finite sympy expression"),
+        (([None], [u]), r"the field is \[None\]: give finite sympy expressions"),
+        (([sp.nan], [u]), r"the field is \[nan\]: give finite sympy expressions"),
+        ((sp.Symbol("u", real=True) ** 2, [u]), "two different symbols share the name u: create it once"),
+        ((u**2, [u], sp.Symbol("u", positive=True)), "two different symbols share the name u"),
+        ((u**2, [u], "h"), "h is 'h': give a symbol or a finite number"),
+        ((u**2, [u], math.nan), "h is nan: give a symbol or a finite number"),
         ((u > 0, [u]), "the loss is u > 0"),
-        ((sp.nan, [u]), "the loss is nan: it must be finite"),
-        ((u + sp.oo, [u]), "the loss is u \\+ oo: it must be finite"),
+        ((sp.nan, [u]), "the loss is nan: give a finite sympy expression"),
+        ((u + sp.oo, [u]), "the loss is u \\+ oo: give a finite sympy expression"),
         ((u**2, [u], u), "h is u, which is also a variable"),
         ((u**2, [u], 2 * u), r"h is 2\*u, which is also a variable"),
         ((h**2, [h]), "h is h, which is also a variable"),
-        ((u**2, [u], None), "h is None: give a symbol or a number"),
+        ((u**2, [u], None), "h is None: give a symbol or a finite number"),
     ],
 )
 def test_refused_problems(arguments, message):
@@ -146,6 +154,16 @@ def test_refused_problems_of_methods_with_symbols_or_colours():
     two = mq.GeneralLinearMethod(A=[[1]], B=[[1, 1]], C=[[1], [1]], D=[[0, 0], [0, 0]], colours=(0, 1))
     with pytest.raises(mq.InvalidProblem, match="needs 2 losses or fields, 1 were given"):
         mq.modified_equation(two, order=2).on([u**2], [u])
+    with pytest.raises(mq.InvalidProblem, match="the fields are None: .* needs a list of 2 losses or fields"):
+        mq.modified_equation(two, order=2).on(None, [u])
+    with pytest.raises(mq.InvalidProblem, match="two different symbols share the name beta"):
+        mq.modified_equation(mq.HeavyBall(beta), order=2).on(sp.Symbol("beta", positive=True) * u**2, [u])
+
+
+@pytest.mark.parametrize("derive", [mq.phase_space_form, mq.state_space_form])
+def test_forms_that_divide_by_the_learning_rate_refuse_zero(derive):
+    with pytest.raises(mq.InvalidProblem, match="h is 0: give a symbol or a finite number, not 0"):
+        derive(mq.HeavyBall(0.5), order=2).on(u**2, [u], h=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Series as objects: what combines, to which order, and that coloured series obey the same algebra."""
 
+import pickle
+
+import numpy as np
 import pytest
 import registry
 import sympy as sp
@@ -155,6 +158,36 @@ def test_coefficients_that_make_no_series_are_refused():
         mq.BSeriesMap.from_coefficients({f: float("nan")}, order=1)
     with pytest.raises(mq.InvalidMethod, match=r"is 'x': give a number"):
         mq.BSeriesMap.from_coefficients({f: "x"}, order=1)
+    with pytest.raises(mq.InvalidSeries, match="coefficients is None: give a mapping from trees to numbers"):
+        mq.BSeriesMap.from_coefficients(None, order=1)
+    with pytest.raises(mq.InvalidSeries, match="a coefficient has the symbol h: the names h, x, z, zeta are reserved"):
+        h * mq.modified_equation(mq.GradientDescent(), 2)
+
+
+def test_numbers_of_numpy_multiply_a_field_from_either_side():
+    equation = mq.modified_equation(mq.HeavyBall(0.5), 3)
+    assert np.float64(0.5) * equation == equation * Q(1, 2)
+    assert np.int64(2) * equation == equation + equation
+
+
+@pytest.mark.parametrize("method", [mq.HeavyBall(0.5), decayed(2)[0]], ids=str)
+@pytest.mark.parametrize(
+    "derive",
+    [
+        mq.modified_equation,
+        mq.time_derivative_form,
+        mq.phase_space_form,
+        mq.state_space_form,
+        lambda method, order: mq.memoryless_map(method, order).modified_loss(order),
+    ],
+)
+def test_what_is_derived_is_a_value(method, derive):
+    """It survives a copy through bytes, with the same hash."""
+    value = derive(method, 2)
+    copied = pickle.loads(pickle.dumps(value))
+    assert copied == value
+    assert hash(copied) == hash(value)
+    assert value != derive(method, 1)
 
 
 def test_how_series_print():

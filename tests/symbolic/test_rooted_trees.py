@@ -8,6 +8,7 @@ from fractions import Fraction
 from itertools import pairwise, permutations, product
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -239,6 +240,13 @@ def test_malformed_trees(description, message):
         mq.Tree(*description)
 
 
+def test_a_tree_goes_with_trees_only():
+    with pytest.raises(mq.InvalidTree, match=r"other is \[\]: give a Tree"):
+        mq.Tree([]).butcher_product([])
+    with pytest.raises(TypeError, match="'<' not supported"):
+        assert mq.Tree([]) < []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -248,6 +256,8 @@ def test_malformed_trees(description, message):
         ((2.0,), "order is 2.0: give a positive integer"),
         ((True,), "order is True: give a positive integer"),
         (("3",), "order is '3': give a positive integer"),
+        (([1, 2],), r"order is \[1, 2\]: give a positive integer"),
+        ((np.array([1, 2]),), r"order is array\(\[1, 2\]\): give a positive integer"),
         ((3, 0), "colours is 0: give at least 1"),
         ((3, 1.5), "colours is 1.5: give a positive integer"),
         ((3, 10**9), r"order is 3: there are [\d,]+ trees with up to 3 vertices in 1000000000 colour"),
