@@ -544,8 +544,8 @@ LAWS = [
             "the_first_layer_is_affine_in_the_buffers",
             "ℓ(•) of sS + tT is sℓ_S + tℓ_T + (1 − s − t)ℓ₀",
             ITERATES,
-            "return exact_matrix(buffers,",
-            "return method.start + exact_matrix(buffers,",
+            "first = exact_matrix(buffers,",
+            "first = method.start + exact_matrix(buffers,",
         ),
     ),
     *_laws(
