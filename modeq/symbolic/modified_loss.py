@@ -243,7 +243,7 @@ def _projected(
             found = [(tree, tidy(left[tree] / counts[tree])) for tree in sorted(counts)]
             mean = found[0][1]
             if any(sp.cancel(weight - found[0][1]) != 0 for _, weight in found):
-                pair = max(found[1:], key=lambda entry: sp.cancel(entry[1] - found[0][1]) != 0)
+                pair = next(entry for entry in found if sp.cancel(entry[1] - mean) != 0)
                 # Per rooting: weight·σ, so that for a plain series the two coefficients b(τ) are shown.
                 size = counts[pair[0]] * pair[0].symmetry
                 witnesses.append(((found[0][0], tidy(found[0][1] * size)), (pair[0], tidy(pair[1] * size))))
