@@ -59,7 +59,8 @@ _PUBLIC = {
     "numeric.iteration": ("iterate",),
     "numeric.exact_flow": ("exact_quadratic_flow",),
     "numeric.flows": ("flow",),
-    "numeric.comparison": ("Comparison", "ObservedOrder", "compare", "observed_order"),
+    "numeric.comparison": ("Comparison", "compare"),
+    "numeric.orders": ("ObservedOrder", "observed_order"),
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
@@ -104,12 +105,12 @@ if TYPE_CHECKING:
     from modeq.methods.runge_kutta import RungeKutta as RungeKutta
     from modeq.methods.traced import method_from as method_from
     from modeq.numeric.comparison import Comparison as Comparison
-    from modeq.numeric.comparison import ObservedOrder as ObservedOrder
     from modeq.numeric.comparison import compare as compare
-    from modeq.numeric.comparison import observed_order as observed_order
     from modeq.numeric.exact_flow import exact_quadratic_flow as exact_quadratic_flow
     from modeq.numeric.flows import flow as flow
     from modeq.numeric.iteration import iterate as iterate
+    from modeq.numeric.orders import ObservedOrder as ObservedOrder
+    from modeq.numeric.orders import observed_order as observed_order
     from modeq.numeric.protocol import Problem as Problem
     from modeq.numeric.protocol import SymbolicProblem as SymbolicProblem
     from modeq.numeric.torch_problem import TorchProblem as TorchProblem

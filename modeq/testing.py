@@ -13,9 +13,10 @@ from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
 from modeq.methods.exact import exact
 from modeq.methods.momentum import HeavyBall, Nesterov
-from modeq.numeric.comparison import FormName, ObservedOrder, observed_order
+from modeq.numeric.comparison import FormName
 from modeq.numeric.fields import FieldName
 from modeq.numeric.flows import Layer
+from modeq.numeric.orders import ObservedOrder, observed_order
 from modeq.numeric.protocol import Problem
 from modeq.symbolic.rooted_trees import checked_order
 

@@ -111,10 +111,7 @@ def flow(
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
-    slow = (isinstance(form, ModifiedEquation) and form.order > 1) or (
-        isinstance(form, TimeDerivativeForm) and form.order > 2
-    )
-    if series_limit and slow:
+    if series_limit and has_series_limit(form):
         require_series_limit(form.method, problem, theta, h)
     if isinstance(form, ModifiedEquation):
         system = _vector_field_system(form, problem, theta, h, field, initial_layer)
@@ -140,6 +137,13 @@ def _given_points(form: Form, theta: Vector, through: Any) -> Vector | None:
         wanted = f"{modes - 1} x {theta.size} finite numbers" if modes > 1 else "nothing, it starts at θ₀ alone"
         raise InvalidProblem(f"through has shape {points.shape}: give {form!r} {wanted}")
     return np.vstack([theta, points])
+
+
+def has_series_limit(form: Form) -> bool:
+    """Whether a form means nothing outside the series limit: a field, or a form that starts on the slow manifold."""
+    if isinstance(form, ModifiedEquation):
+        return form.order > 1
+    return isinstance(form, TimeDerivativeForm) and form.order > 2
 
 
 def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float) -> None:

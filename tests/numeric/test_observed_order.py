@@ -9,7 +9,7 @@ import sympy as sp
 from registry import NETWORKS, PROBLEMS
 
 import modeq as mq
-from modeq.numeric.comparison import expected_order
+from modeq.numeric.orders import expected_order
 from modeq.testing import assert_order
 
 HALF = sp.Rational(1, 2)
@@ -165,3 +165,8 @@ def test_transients_of_an_eigenvalue_zero_are_waited_for(method):
     problem, start = PROBLEMS["logistic"]
     observed = mq.observed_order(method, problem, start, time=1.5, order=5)
     assert all(abs(slope - 5) < 0.15 for slope in observed.slopes)
+
+
+def test_halvings_are_a_positive_integer(two_variables):
+    with pytest.raises(mq.InvalidProblem, match="halvings is 0"):
+        mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=1.0, order=2, halvings=0)

@@ -6,7 +6,7 @@ import sympy as sp
 from slow_starts import PROBLEM, START, largest_errors, slopes
 
 import modeq as mq
-from modeq.numeric.comparison import expected_order
+from modeq.numeric.orders import expected_order
 
 HALF = sp.Rational(1, 2)
 METHODS = {"heavy ball": mq.HeavyBall(HALF), "Nesterov": mq.Nesterov(HALF)}
