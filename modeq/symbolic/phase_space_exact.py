@@ -68,7 +68,9 @@ def _roots(expression: sp.Expr) -> list[sp.Expr]:
     found: list[sp.Expr] = []
     for factor, multiplicity in sp.factor_list(expression, z)[1]:
         polynomial = sp.Poly(factor, z)
-        roots = sp.roots(polynomial)
+        # Real roots written by Cardano's formula are complex to sympy, so numbers are better.
+        radicals = bool(factor.free_symbols - {z})
+        roots = sp.roots(polynomial, cubics=radicals, quartics=radicals)
         if sum(roots.values()) < polynomial.degree():
             roots = dict.fromkeys(polynomial.nroots(n=_DIGITS, maxsteps=500), 1)
         for root, count in roots.items():

@@ -196,3 +196,18 @@ def test_errors():
         mq.phase_space_form(mq.HeavyBall(beta), order=2).numbers()
     with pytest.raises(mq.InvalidMethod, match="'heavy ball' is no method"):
         mq.phase_space_form("heavy ball", order=2)
+
+
+def test_poles_that_are_roots_of_a_cubic_without_rational_ones():
+    """A complex pair and a real pole of a cubic with no closed form that sympy can compare with 0."""
+    companion = [[1, 1, 0, 0], [0, 0, 0, -Q(1, 9)], [0, 1, 0, -Q(1, 7)], [0, 0, 1, -Q(1, 5)]]
+    method = mq.GeneralLinearMethod(A=companion, B=[[1]] * 4, C=[[1, 0, 0, 0]], D=[[0]], name="three poles")
+    for expansion in ("derivatives", "hermite", "powers"):
+        form = mq.phase_space_form(method, order=2, expansion=expansion)
+        (real,) = form.left_out  # negative
+        assert real < 0
+        assert [sp.im(pole) != 0 for pole in form.poles] == [True, True]
+        for pole in (*form.poles, real):
+            assert abs(sp.expand(pole**3 + pole**2 / 5 + pole / 7 + Q(1, 9))) < 1e-60
+        equation = mq.modified_equation(method, order=2)
+        assert all(abs(form.vector_field(2)[tree] - equation[tree]) < 1e-30 for tree in equation)
