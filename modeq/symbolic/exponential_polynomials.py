@@ -5,7 +5,7 @@ An eigenvalue 0 gives a part that lives on finitely many n; it is kept as a head
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import comb, factorial
+from math import comb, factorial, prod
 from typing import Any
 
 import sympy as sp
@@ -13,6 +13,8 @@ from sympy.polys.domains.domain import Domain
 
 from modeq.errors import InvalidMethod
 from modeq.methods.arithmetic import Element, Matrix, Vector, elements, matrix_product, product, series_product
+
+LARGEST_NUMBER_FIELD = 4  # its degree; sympy finds the one of a cubic and its roots, of degree 6, in minutes if at all
 
 Tail = dict[Element, Vector]  # μ -> coefficients of n⁰, n¹, …
 
@@ -187,10 +189,23 @@ def _split(A: sp.MatrixBase, field: Domain) -> tuple[Domain, dict[Any, int]]:
                 f"the parasitic eigenvalues, roots of {hard[0][0].as_expr()}, are no rational functions of the "
                 "symbols: substitute numbers with .subs first"
             )
+        if prod(_splitting_degree(polynomial) for polynomial, _ in hard) > LARGEST_NUMBER_FIELD:
+            raise InvalidMethod(
+                f"the parasitic eigenvalues are the roots of {[polynomial.as_expr() for polynomial, _ in hard]}, in a "
+                "number field too large for exact transients: there is a modified equation, but no initial layer or "
+                "state-space form; pass initial_layer=False to flow"
+            )
         for polynomial, multiplicity in hard:
             roots.update(dict.fromkeys(polynomial.all_roots(), multiplicity))
         field = sp.QQ.algebraic_field(*(root for root in roots if not root.is_Rational))
     return field, {field.from_sympy(root): multiplicity for root, multiplicity in roots.items()}
+
+
+def _splitting_degree(polynomial: sp.Poly) -> int:
+    """The degree of the field of all roots of an irreducible polynomial, or a bound of it."""
+    degree = int(polynomial.degree())
+    cyclic = degree == 3 and sp.sqrt(polynomial.discriminant()).is_Rational
+    return degree if cyclic else factorial(degree)
 
 
 def _add(tail: Tail, mu: Element, polynomial: Vector) -> None:

@@ -287,3 +287,32 @@ def test_given_vectors_print_by_name():
     layer = initial_layer(mq.HeavyBall(Q(1, 2)), 1, buffers="given")
     assert str(layer) == "θ(0) = θ₀ + 2*h·g + h·w_0 + h·w_1"
     assert layer.latex() == r"\theta(0) = \theta_0 + h\,\left(2\,g + w_{0} + w_{1}\right)"
+
+
+def parasitic(*coefficients):
+    """A method of one buffer per parasitic eigenvalue, the roots of z^m + c₁ z^{m−1} + … + c_m."""
+    m = len(coefficients)
+    companion = sp.zeros(m + 1)
+    companion[0, 0], companion[0, 1] = 1, 1
+    for i in range(m):
+        companion[1, 1 + i] = -coefficients[i]
+    for i in range(1, m):
+        companion[1 + i, i] = 1
+    return mq.GeneralLinearMethod(
+        A=companion, B=[[1], [1], *[[0]] * (m - 1)], C=[[1, *[0] * m]], D=[[0]], name="several buffers"
+    )
+
+
+def test_eigenvalues_in_two_quadratic_fields():
+    """(z² − z/2 + 1/8)(z² − 1/3): the layer is rational."""
+    layer = mq.modified_equation(parasitic(Q(-1, 2), Q(-5, 24), Q(1, 6), Q(-1, 24)), 2).initial_layer()
+    assert layer[[]].is_Rational
+
+
+def test_number_fields_that_are_too_large_are_refused():
+    bdf4 = mq.LinearMultistep([Q(3, 25), Q(-16, 25), Q(36, 25), Q(-48, 25), 1], [0, 0, 0, 0, Q(12, 25)])
+    equation = mq.modified_equation(bdf4, 3)
+    with pytest.raises(mq.InvalidMethod, match="number field too large .* pass initial_layer=False to flow"):
+        equation.initial_layer()
+    cyclic = parasitic(0, Q(-3, 4), Q(1, 8))  # 8z³ − 6z + 1 has the roots cos(2π/9), cos(4π/9), cos(8π/9)
+    assert mq.modified_equation(cyclic, 2).initial_layer()[[]].is_Rational
