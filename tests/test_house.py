@@ -73,9 +73,8 @@ FUNCTIONS = {
 }  # fmt: skip
 CLASSES = {
     "BSeriesField", "BSeriesMap", "Comparison", "GeneralLinearMethod", "MemorylessMap", "ModifiedEquation",
-    "ModifyingEquation", "ObservedOrder", "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale", "StateSpaceForm", "Study",
-    "SymbolicProblem", "TimeDerivativeForm",
-    "TorchProblem", "Tracker", "Trajectory", "Translation", "Tree",
+    "ModifyingEquation", "ObservedOrder", "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale",
+    "StateSpaceForm", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker", "Trajectory", "Translation", "Tree",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",
