@@ -68,13 +68,13 @@ FUNCTIONS = {
     "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic", "RungeKutta", "TripleMomentum", "compare",
     "damping_regime", "exact_quadratic_flow", "flow", "iterate", "memoryless_map", "method_from",
     "method_from_torch", "modified_equation", "modifying_equation", "observed_order", "phase_space_form",
-    "state_space_form", "study",
-    "time_derivative_form", "track", "trees",
+    "state_space_form", "study", "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
     "BSeriesField", "BSeriesMap", "Comparison", "GeneralLinearMethod", "MemorylessMap", "ModifiedEquation",
     "ModifyingEquation", "ObservedOrder", "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale",
-    "StateSpaceForm", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker", "Trajectory", "Translation", "Tree",
+    "StateSpaceForm", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker", "Trajectory",
+    "Translation", "Tree",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",
