@@ -57,12 +57,17 @@ class _Computable(BSeries):
         """The order to which it can be combined with a series of a kind; an error if it cannot."""
         if not isinstance(other, kind):
             raise InvalidSeries(f"{other!r} is no {kind.__name__}: build one with {kind.__name__}.from_coefficients")
-        if self.colour_count != other.colour_count or dict(self.decay) != dict(other.decay):
+        order = min(self.order, other.order)
+        mine, others = (
+            (series.colour_count, dict(series.decay), series.series.table.starts[: order + 2])
+            for series in (self, other)
+        )
+        if mine != others:
             raise InvalidSeries(
-                f"{self!r} and {other!r} are series of different fields: give them the same number of colours and the "
-                "same rates of weight decay"
+                f"{self!r} and {other!r} are series of different fields: give them the same number of colours, the "
+                "same rates of weight decay, and the same given vectors"
             )
-        return min(self.order, other.order)
+        return order
 
     def _one_field(self) -> Mapping[Tree, sp.Expr]:
         structure.one_field(self)

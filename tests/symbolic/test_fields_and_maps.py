@@ -205,3 +205,27 @@ def test_how_series_print():
     assert layer._repr_latex_() == rf"$\displaystyle {layer.latex()}$"
     with pytest.raises(mq.InvalidNotation, match="notation is 'hessian'"):
         equation.pretty("hessian")
+
+
+def test_given_vectors_are_no_fields():
+    """Their colours are leaves only: a series of as many fields has other trees, and is another series."""
+    layer = mq.modified_equation(mq.HeavyBall(Q(1, 2)), 3).initial_layer(2, buffers="given")
+    fields = mq.BSeriesMap.from_coefficients({}, order=2, colours=layer.colour_count)
+    assert layer != fields
+    assert layer == layer.truncated(2)
+    with pytest.raises(mq.InvalidSeries, match="different fields: .* the same given vectors"):
+        layer @ fields
+    assert set((layer.inverse() @ layer).values()) == {0}
+
+
+def test_a_layer_without_terms():
+    nothing = mq.modified_equation(mq.HeavyBall(beta), 1).initial_layer()
+    assert len(nothing) == nothing.order == 0
+    assert nothing == nothing.inverse() == nothing @ nothing
+
+
+def test_equal_series_have_one_hash_however_they_are_written():
+    one = mq.phase_space_form(mq.HeavyBall(Q(1, 2)), order=3).vector_field(3)
+    other = mq.modified_equation(mq.HeavyBall(Q(1, 2)), order=3)
+    assert one == other
+    assert hash(one) == hash(other)
