@@ -41,6 +41,9 @@ class GeneralLinearMethod:
     step_powers : tuple of int, or None, optional
         How each state scales with h when a schedule changes it: as h to this power. By default 1 for a
         buffer (u_i = 0), measured in h·f, and 0 for the others; None if there is no such rule.
+    steps : positive int
+        How many steps n one application counts, 1 by default; an epoch of m minibatches counts m. The time
+        is h·n.
     name : str, optional
         How the method prints.
 
@@ -80,6 +83,7 @@ class GeneralLinearMethod:
     name: str = "GeneralLinearMethod"
     sgd: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
     step_powers: tuple[int, ...] | None = ()
+    steps: int = 1
 
     def __post_init__(self) -> None:
         def put(attribute: str, value: Any) -> None:
@@ -114,6 +118,8 @@ class GeneralLinearMethod:
             put("step_powers", tuple(int(entry == 0) for entry in self.preconsistency))
         elif powers is not None and not _are_integers(powers, states):
             raise InvalidMethod(f"step_powers is {self.step_powers}: give one integer for each of the {states} states")
+        if not _are_integers((self.steps,), 1) or self.steps < 1:
+            raise InvalidMethod(f"steps is {self.steps!r}: give the number of steps that one application counts")
 
     def _checked_colours(self, queries: int) -> tuple[int, ...]:
         if not isinstance(self.colours, list | tuple) or not isinstance(self.decay, Mapping):

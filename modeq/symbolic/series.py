@@ -67,7 +67,8 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
     """Return b(τ) = p_τ'(0) for every tree with at most `order` vertices, or a higher derivative of p_τ at 0.
 
     p_τ(n) is the coefficient of θ on the slow manifold, see :class:`SlowManifold`. The k-th derivative
-    gives θ⁽ᵏ⁾ along the modified flow, as a B-series times h^{−k}.
+    gives θ⁽ᵏ⁾ along the modified flow, as a B-series times h^{−k}. For a method that counts several steps in
+    one application, n counts those steps.
 
     Examples
     --------
@@ -78,7 +79,10 @@ def modified_coefficients(method: GeneralLinearMethod, order: int, derivative: i
     manifold = SlowManifold(method, order)
     # The derivative of C(n, k) at 0, with Stirling numbers of the first kind.
     weights = [
-        Fraction(factorial(derivative) * int(stirling(k, derivative, kind=1, signed=True)), factorial(k))
+        Fraction(
+            factorial(derivative) * int(stirling(k, derivative, kind=1, signed=True)),
+            factorial(k) * method.steps**derivative,
+        )
         for k in range(1, order + 1)
     ]
     return manifold.functional(weights)
