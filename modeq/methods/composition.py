@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import sympy as sp
 
+from modeq.methods.base import GeneralLinearMethod
+
 
 class Move(NamedTuple):
     """One step's matrices: y = C X + h D F, X⁺ = A X + h B F, and the colour of each query."""
@@ -45,3 +47,28 @@ def composed(moves: Sequence[Move]) -> Move:
         A = move.A * A
         colours += move.colours
     return Move(*(matrix.applyfunc(sp.cancel) for matrix in (A, B, C, D)), colours=colours)
+
+
+def coordinates(method: GeneralLinearMethod) -> tuple[sp.ImmutableMatrix, sp.ImmutableMatrix]:
+    """Return the rows P and the columns W of X = u θ + W w, w = P X.
+
+    The buffers w are all states but the first one that enters θ, each less its u θ.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> coordinates(mq.TripleMomentum(0.5, 0.5, 0.25))
+    (Matrix([[0, 1]]), Matrix([
+    [-1/4],
+    [   1]]))
+    """
+    states, readout = method.state_count, method.readout
+    pivot = next(k for k in range(states) if readout[k] != 0)
+    others = [k for k in range(states) if k != pivot]
+    P, W = sp.zeros(states - 1, states), sp.zeros(states, states - 1)
+    for i, k in enumerate(others):
+        P[i, :] = -method.preconsistency[k] * readout
+        P[i, k] += 1
+        W[k, i] = 1
+        W[pivot, i] = -readout[k] / readout[pivot]
+    return sp.ImmutableMatrix(P), sp.ImmutableMatrix(W)

@@ -11,11 +11,13 @@ import sympy as sp
 from modeq.errors import InvalidProblem, InvalidTree
 from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod, require_method
+from modeq.methods.composition import coordinates
 from modeq.methods.exact import tidy
 from modeq.symbolic.differentials import Notation, checked_notation, h, latex_sum, printable, step_latex, text_sum
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, ExplicitField, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, as_tree, checked_order
-from modeq.symbolic.step_logarithm import StepLogarithm, Terms, coordinates
+from modeq.symbolic.step_logarithm import StepLogarithm, Terms
+from modeq.symbolic.temporal import require_single_step
 
 Key = tuple[int, Tree]
 
@@ -374,4 +376,5 @@ def state_space_form(method: GeneralLinearMethod, order: int) -> StateSpaceForm:
     require_method(method)
     number = checked_order(order)
     method.require_zero_stable()
+    require_single_step(method)
     return StateSpaceForm(method, number, StepLogarithm(method, number))

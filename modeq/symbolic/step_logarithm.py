@@ -7,6 +7,7 @@ import sympy as sp
 from modeq.errors import InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.arithmetic import Element, elements
 from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.composition import coordinates
 from modeq.symbolic.exponential_polynomials import LinearRecurrence, Sequence, combine
 from modeq.symbolic.iterates import iterated, recurrence_of
 from modeq.symbolic.rooted_trees import tree_count
@@ -46,31 +47,6 @@ class StepLogarithm:
             tuple(_derivative(combine(row, X, K), exponents, len(self.poles)) for X in states)
             for row in elements(sp.Matrix.vstack(method.readout, P), K)
         )
-
-
-def coordinates(method: GeneralLinearMethod) -> tuple[sp.ImmutableMatrix, sp.ImmutableMatrix]:
-    """Return the rows P and the columns W of X = u θ + W w, w = P X.
-
-    The buffers w are all states but the first one that enters θ, each less its u θ.
-
-    Examples
-    --------
-    >>> import modeq as mq
-    >>> coordinates(mq.TripleMomentum(0.5, 0.5, 0.25))
-    (Matrix([[0, 1]]), Matrix([
-    [-1/4],
-    [   1]]))
-    """
-    states, readout = method.state_count, method.readout
-    pivot = next(k for k in range(states) if readout[k] != 0)
-    others = [k for k in range(states) if k != pivot]
-    P, W = sp.zeros(states - 1, states), sp.zeros(states, states - 1)
-    for i, k in enumerate(others):
-        P[i, :] = -method.preconsistency[k] * readout
-        P[i, k] += 1
-        W[k, i] = 1
-        W[pivot, i] = -readout[k] / readout[pivot]
-    return sp.ImmutableMatrix(P), sp.ImmutableMatrix(W)
 
 
 def _logarithms(

@@ -149,10 +149,20 @@ def checked_time_order(order: Any) -> int:
     return number
 
 
+def require_single_step(method: GeneralLinearMethod) -> None:
+    """Raise an error if one application of the method counts several steps n."""
+    if method.steps > 1:
+        raise NoTimeDerivativeForm(
+            f"{method} counts {method.steps} steps in one application: forms besides the vector field are derived for "
+            "single steps; use modified_equation"
+        )
+
+
 def require_time_form(method: GeneralLinearMethod) -> None:
     """Raise an error unless the method is zero-stable and takes all gradients, of one field, at θ."""
     require_method(method)
     method.require_zero_stable()
+    require_single_step(method)
     if not method.queries_at_parameters or method.colour_count - len(method.decay) > 1:
         raise NoTimeDerivativeForm(
             f"{method} takes gradients at other points than its parameters, or of several fields: it has no form in "

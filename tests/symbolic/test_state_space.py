@@ -11,8 +11,8 @@ from scipy.integrate import solve_ivp
 from sympy import Rational as Q
 
 import modeq as mq
+from modeq.methods.composition import coordinates
 from modeq.symbolic.state_space import state_space_form
-from modeq.symbolic.step_logarithm import coordinates
 
 beta, alpha, lam = sp.symbols("beta alpha lambda")
 dot, v = mq.Tree([]), mq.Tree(1, [])
