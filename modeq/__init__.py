@@ -43,6 +43,8 @@ _PUBLIC = {
         "QuasiHyperbolic",
         "TripleMomentum",
     ),
+    "methods.games": ("Alternating", "Simultaneous"),
+    "methods.minibatches": ("Epoch",),
     "methods.multistep": ("LinearMultistep",),
     "methods.runge_kutta": ("Extragradient", "ImplicitEuler", "RungeKutta"),
     "symbolic.rooted_trees": ("Tree", "trees"),
@@ -50,13 +52,19 @@ _PUBLIC = {
     "symbolic.equation": ("ModifiedEquation", "modified_equation"),
     "symbolic.memoryless": ("MemorylessMap", "memoryless_map"),
     "symbolic.modifying": ("ModifyingEquation", "modifying_equation"),
+    "symbolic.scheduled": ("scheduled_equation", "scheduled_time_derivative_form"),
+    "symbolic.scheduled_forms": ("ScheduledEquation", "ScheduledTimeDerivativeForm"),
+    "symbolic.stochastic": ("StochasticEquation", "stochastic_equation"),
+    "symbolic.expected_equation": ("ExpectedEquation",),
     "symbolic.temporal": ("TimeDerivativeForm", "time_derivative_form"),
     "symbolic.state_space": ("StateSpaceForm", "state_space_form"),
     "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
-    "numeric.protocol": ("Problem", "SymbolicProblem"),
+    "numeric.protocol": ("Problem",),
+    "numeric.symbolic_problems": ("SymbolicProblem", "VectorField"),
     "numeric.torch_problem": ("TorchProblem",),
     "numeric.trajectory": ("Trajectory",),
     "numeric.iteration": ("iterate",),
+    "numeric.stochastic_flow": ("Paths", "sample_iterates", "simulate"),
     "numeric.exact_flow": ("exact_quadratic_flow",),
     "numeric.flows": ("flow",),
     "numeric.comparison": ("Comparison", "compare"),
@@ -92,6 +100,9 @@ if TYPE_CHECKING:
     from modeq.methods.base import GeneralLinearMethod as GeneralLinearMethod
     from modeq.methods.descent import GradientDescent as GradientDescent
     from modeq.methods.from_torch import method_from_torch as method_from_torch
+    from modeq.methods.games import Alternating as Alternating
+    from modeq.methods.games import Simultaneous as Simultaneous
+    from modeq.methods.minibatches import Epoch as Epoch
     from modeq.methods.momentum import PID as PID
     from modeq.methods.momentum import ClassicalNesterov as ClassicalNesterov
     from modeq.methods.momentum import HeavyBall as HeavyBall
@@ -112,13 +123,18 @@ if TYPE_CHECKING:
     from modeq.numeric.orders import ObservedOrder as ObservedOrder
     from modeq.numeric.orders import observed_order as observed_order
     from modeq.numeric.protocol import Problem as Problem
-    from modeq.numeric.protocol import SymbolicProblem as SymbolicProblem
+    from modeq.numeric.stochastic_flow import Paths as Paths
+    from modeq.numeric.stochastic_flow import sample_iterates as sample_iterates
+    from modeq.numeric.stochastic_flow import simulate as simulate
+    from modeq.numeric.symbolic_problems import SymbolicProblem as SymbolicProblem
+    from modeq.numeric.symbolic_problems import VectorField as VectorField
     from modeq.numeric.torch_problem import TorchProblem as TorchProblem
     from modeq.numeric.trajectory import Trajectory as Trajectory
     from modeq.studies import Study as Study
     from modeq.studies import study as study
     from modeq.symbolic.equation import ModifiedEquation as ModifiedEquation
     from modeq.symbolic.equation import modified_equation as modified_equation
+    from modeq.symbolic.expected_equation import ExpectedEquation as ExpectedEquation
     from modeq.symbolic.fields_and_maps import BSeriesField as BSeriesField
     from modeq.symbolic.fields_and_maps import BSeriesMap as BSeriesMap
     from modeq.symbolic.memoryless import MemorylessMap as MemorylessMap
@@ -129,8 +145,14 @@ if TYPE_CHECKING:
     from modeq.symbolic.phase_space import phase_space_form as phase_space_form
     from modeq.symbolic.rooted_trees import Tree as Tree
     from modeq.symbolic.rooted_trees import trees as trees
+    from modeq.symbolic.scheduled import scheduled_equation as scheduled_equation
+    from modeq.symbolic.scheduled import scheduled_time_derivative_form as scheduled_time_derivative_form
+    from modeq.symbolic.scheduled_forms import ScheduledEquation as ScheduledEquation
+    from modeq.symbolic.scheduled_forms import ScheduledTimeDerivativeForm as ScheduledTimeDerivativeForm
     from modeq.symbolic.state_space import StateSpaceForm as StateSpaceForm
     from modeq.symbolic.state_space import state_space_form as state_space_form
+    from modeq.symbolic.stochastic import StochasticEquation as StochasticEquation
+    from modeq.symbolic.stochastic import stochastic_equation as stochastic_equation
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
     from modeq.symmetry.charges import Rescale as Rescale

@@ -64,17 +64,20 @@ def test_import_is_light():
 
 
 FUNCTIONS = {
-    "ClassicalNesterov", "Extragradient", "GradientDescent", "HeavyBall", "ImplicitEuler", "LinearMultistep",
-    "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic", "RungeKutta", "TripleMomentum", "compare",
-    "damping_regime", "exact_quadratic_flow", "flow", "iterate", "memoryless_map", "method_from",
-    "method_from_torch", "modified_equation", "modifying_equation", "observed_order", "phase_space_form",
-    "state_space_form", "study", "time_derivative_form", "track", "trees",
+    "Alternating", "ClassicalNesterov", "Epoch", "Extragradient", "GradientDescent", "HeavyBall",
+    "ImplicitEuler", "LinearMultistep", "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic",
+    "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow", "flow",
+    "iterate", "memoryless_map", "method_from", "method_from_torch", "modified_equation", "modifying_equation",
+    "observed_order", "phase_space_form", "sample_iterates", "scheduled_equation",
+    "scheduled_time_derivative_form", "simulate", "state_space_form", "stochastic_equation", "study",
+    "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
-    "BSeriesField", "BSeriesMap", "Comparison", "GeneralLinearMethod", "MemorylessMap", "ModifiedEquation",
-    "ModifyingEquation", "ObservedOrder", "PhaseSpaceForm", "Problem", "Rescale", "SGDStep", "Scale",
-    "StateSpaceForm", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker", "Trajectory",
-    "Translation", "Tree",
+    "BSeriesField", "BSeriesMap", "Comparison", "ExpectedEquation", "GeneralLinearMethod", "MemorylessMap",
+    "ModifiedEquation", "ModifyingEquation", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem", "Rescale",
+    "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm",
+    "StochasticEquation", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
+    "Trajectory", "Translation", "Tree", "VectorField",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",

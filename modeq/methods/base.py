@@ -44,6 +44,9 @@ class GeneralLinearMethod:
     steps : positive int
         How many steps n one application counts, 1 by default; an epoch of m minibatches counts m. The time
         is h·n.
+    players : bool
+        Whether the colours are players, each field being zero outside its own block of the parameters; see
+        :func:`modeq.methods.games.Simultaneous`.
     name : str, optional
         How the method prints.
 
@@ -84,6 +87,7 @@ class GeneralLinearMethod:
     sgd: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
     step_powers: tuple[int, ...] | None = ()
     steps: int = 1
+    players: bool = False
 
     def __post_init__(self) -> None:
         def put(attribute: str, value: Any) -> None:
@@ -161,9 +165,14 @@ class GeneralLinearMethod:
 
     def _residue(self, colour: int) -> sp.Expr:
         """g₋₁ of one colour: how far θ moves per step and per h·f on the slow manifold."""
+        weight = self.slow_row * self.B
+        return sum(weight[j] for j, c in enumerate(self.colours) if c == colour)
+
+    @cached_property
+    def slow_row(self) -> sp.ImmutableMatrix:
+        """The row w with w A = w and w·u = 1: w X is the part of a state that parasitic eigenvalues do not touch."""
         left = (self.A.T - sp.eye(self.A.rows)).nullspace()[0].T
-        weight = left / (left * self.preconsistency)[0]
-        return sum((weight * self.B)[j] for j, c in enumerate(self.colours) if c == colour)
+        return sp.ImmutableMatrix((left / (left * self.preconsistency)[0]).applyfunc(sp.cancel))
 
     @cached_property
     def preconsistency(self) -> sp.ImmutableMatrix:

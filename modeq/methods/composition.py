@@ -46,7 +46,8 @@ def composed(moves: Sequence[Move]) -> Move:
         B = sp.Matrix.hstack(move.A * B, move.B)
         A = move.A * A
         colours += move.colours
-    return Move(*(matrix.applyfunc(sp.cancel) for matrix in (A, B, C, D)), colours=colours)
+    A, B, C, D = (matrix.applyfunc(sp.cancel) for matrix in (A, B, C, D))
+    return Move(A, B, C, D, colours)
 
 
 def coordinates(method: GeneralLinearMethod) -> tuple[sp.ImmutableMatrix, sp.ImmutableMatrix]:

@@ -165,7 +165,7 @@ def tidy(expression: sp.Expr) -> sp.Expr:
         base, exponent = factor.as_base_exp()
         if base.is_Number:
             number *= factor
-        elif base.is_Add and sp.Poly(base, *base.free_symbols).coeff_monomial(1) < 0:
+        elif base.is_Add and base.as_coeff_Add()[0] < 0:
             number *= (-1) ** exponent
             powers.append(sp.expand(-base) ** exponent)
         else:

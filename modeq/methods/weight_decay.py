@@ -27,7 +27,8 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     Raises
     ------
     InvalidMethod
-        If λ is negative, `decoupled` is no bool, or the method has weight decay already.
+        If λ is negative, `decoupled` is no bool, the method has weight decay already, or it is an
+        epoch or a game.
 
     Examples
     --------
@@ -39,6 +40,13 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     rate = checked_rate(lam, "weight decay")
     if not isinstance(decoupled, bool):
         raise InvalidMethod(f"decoupled is {decoupled!r}: give True or False")
+    if method.players:  # a field −λθ would move all blocks at every turn
+        raise InvalidMethod(
+            f"{method.name} is a game, and weight decay would pull at the parameters of all players at each turn: put "
+            "λ/2·|θ_c|² into the loss of player c"
+        )
+    if method.steps > 1:  # n counts the steps inside
+        raise InvalidMethod(f"{method.name} is an epoch: give weight decay to the method that takes its steps")
     if method.decay:
         raise InvalidMethod(f"{method.name} has weight decay already: give its whole rate at once")
     if rate == 0:

@@ -7,7 +7,9 @@ from scipy.linalg import expm, logm
 
 from modeq.errors import InvalidProblem
 from modeq.methods.base import GeneralLinearMethod
-from modeq.numeric.protocol import Problem, SymbolicProblem, Vector, positive, time_grid
+from modeq.numeric.colours import ColourFields
+from modeq.numeric.protocol import Problem, Vector, positive, time_grid
+from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.numeric.trajectory import Trajectory
 
 
@@ -18,7 +20,8 @@ def exact_quadratic_flow(
 
     With the affine one-step map X⁺ = M X in (states, 1), X(t) = exp((t/h) log M) X₀, which passes through
     every iterate. For gradient descent this is the principal flow h⁻¹ log(I − hH)(θ − θ*) of Rosca et al.
-    2023 (arXiv 2302.01952). Where log M is complex (an eigenvalue of M is negative) the real part is returned.
+    2023 (arXiv 2302.01952). It exists for affine fields and for quadratic minibatches too. Where log M is
+    complex (an eigenvalue of M is negative) the real part is returned.
 
     Raises
     ------
@@ -36,7 +39,7 @@ def exact_quadratic_flow(
     method.require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
     theta = problem.start(start)
-    if not isinstance(problem, SymbolicProblem) or not problem.is_quadratic:
+    if not isinstance(problem, WrittenOut) or not problem.is_quadratic:
         raise InvalidProblem(f"the exact flow exists on quadratic losses; {problem!r} is none")
     step, first = _affine_step(method, problem, theta, h)
     values, vectors = np.linalg.eig(step)
@@ -45,6 +48,7 @@ def exact_quadratic_flow(
             f"the one-step map of {method} at h = {h} is singular, it forgets a part of its state at once: it has no "
             "logarithm"
         )
+    h = h * method.steps  # from here on the time of one application
     times = time_grid(h, time)
     if np.linalg.cond(vectors) < 1e8:
         coefficients = np.linalg.solve(vectors, first.astype(complex))
@@ -57,13 +61,11 @@ def exact_quadratic_flow(
     return Trajectory(times, y, 0, 0, "evaluated", "exact flow")
 
 
-def _affine_step(
-    method: GeneralLinearMethod, problem: SymbolicProblem, theta: Vector, h: float
-) -> tuple[Vector, Vector]:
+def _affine_step(method: GeneralLinearMethod, problem: WrittenOut, theta: Vector, h: float) -> tuple[Vector, Vector]:
     """The matrix of one step on (states, 1), and the first state."""
     d = theta.size
-    hessian = np.array(problem.hessian.tolist(), dtype=np.float64)
-    constant = problem.field(np.zeros(d))
+    fields = ColourFields(method, problem)
+    zero = np.zeros(d)
     A, B, C, D, start, u = (
         np.array(m.tolist(), dtype=np.float64)
         for m in (method.A, method.B, method.C, method.D, method.start, method.preconsistency)
@@ -73,9 +75,8 @@ def _affine_step(
     shift = np.zeros(queries * d)
     for j, colour in enumerate(method.colours):
         block = slice(j * d, (j + 1) * d)
-        decay = colour in method.decay
-        slope[block, block] = -float(method.decay[colour]) * np.eye(d) if decay else -hessian
-        shift[block] = 0 if decay else constant
+        slope[block, block] = np.transpose([fields(colour, zero, (unit,)) for unit in np.eye(d)])
+        shift[block] = fields(colour, zero)
     eye = np.eye(d)
     # y = C X + hD(slope·y + shift)
     solve = np.linalg.inv(np.eye(queries * d) - h * np.kron(D, eye) @ slope)
@@ -84,8 +85,6 @@ def _affine_step(
     matrix[:-1, :-1] = np.kron(A, eye) + h * np.kron(B, eye) @ slope @ y_X
     matrix[:-1, -1] = h * np.kron(B, eye) @ (slope @ y_1 + shift)
     matrix[-1, -1] = 1
-    fields = [
-        -float(method.decay[c]) * theta if c in method.decay else problem.field(theta) for c in range(start.shape[1])
-    ]
-    first = np.append((u * theta + h * start @ np.array(fields)).ravel(), 1.0)
+    at_start = np.array([fields(colour, theta) for colour in range(method.colour_count)])
+    first = np.append((u * theta + h * start @ at_start).ravel(), 1.0)
     return matrix, first

@@ -11,29 +11,36 @@ import sympy as sp
 from modeq.errors import InvalidProblem, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.shift_operator import ShiftOperator
-from modeq.numeric.protocol import Problem, SymbolicProblem, Vector
+from modeq.numeric.colours import ColourFields, MeanAndDeviations
+from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.rooted_trees import Tree
 
 FieldName = Literal["auto", "lambdify", "autodiff", "gradients"]
 Field = Callable[[Vector], Vector]
 
 
-def modified_field(equation: ModifiedEquation, problem: Problem, h: float, field: FieldName = "auto") -> Field:
+def modified_field(
+    equation: ModifiedEquation | ExpectedEquation, problem: Problem, h: float, field: FieldName = "auto"
+) -> Field:
     """Return θ ↦ f̃(θ), the truncated modified field of an equation on a problem.
 
     Parameters
     ----------
-    equation : ModifiedEquation
+    equation : ModifiedEquation or ExpectedEquation
+        With numbers for all symbols.
     problem : Problem
     h : positive number
         The learning rate.
     field : "auto", "lambdify", "autodiff" or "gradients"
-        "lambdify": the field written out with sympy (a `SymbolicProblem`). "autodiff": elementary
+        "lambdify": the field written out with sympy (a `SymbolicProblem` or `VectorField`). "autodiff": elementary
         differentials from nested derivatives, each subtree once. "gradients": from gradients alone, for
         a method with one query point; not the truncated series itself, but equal to it up to O(h^order).
-        "auto": the first of these that applies, and "gradients" for networks.
+        An expected equation is not evaluated so. "auto": the first of these that applies, and "gradients" for
+        networks.
 
     Raises
     ------
@@ -47,9 +54,15 @@ def modified_field(equation: ModifiedEquation, problem: Problem, h: float, field
     >>> modified_field(equation, mq.SymbolicProblem(x**2 / 2, [x]), h=0.1)([2.0]).tolist()
     [-2.1]
     """
-    equation.method.require_numbers()
+    expected = isinstance(equation, ExpectedEquation)
+    if expected:
+        equation.require_numbers()
+    else:
+        equation.method.require_numbers()
     if field == "auto":
-        field = "lambdify" if isinstance(problem, SymbolicProblem) else "gradients"
+        field = "lambdify" if isinstance(problem, WrittenOut) else "autodiff" if expected else "gradients"
+    if field == "gradients" and expected:
+        raise InvalidProblem(f"field is 'gradients': {equation!r} takes 'lambdify' or 'autodiff'")
     if field == "lambdify":
         return _written_out(equation, problem, h)
     if field == "autodiff":
@@ -60,19 +73,29 @@ def modified_field(equation: ModifiedEquation, problem: Problem, h: float, field
 
 
 def _written_out(series: BSeries, problem: Problem, h: float) -> Field:
-    if not isinstance(problem, SymbolicProblem):
+    if not isinstance(problem, WrittenOut):
         raise InvalidProblem(
-            f"field='lambdify' needs a SymbolicProblem, not {problem!r}: use 'gradients' or 'autodiff'"
+            f"field='lambdify' needs a SymbolicProblem or VectorField, not {problem!r}: use 'gradients' or 'autodiff'"
         )
-    function = _code(series, tuple(problem.field_expressions), tuple(problem.variables))
+    if isinstance(series, ExpectedEquation):
+        parts = problem.part_expressions
+        MeanAndDeviations(series, problem)  # are there as many batches?
+    else:
+        several = len(ColourFields(series, problem).parts) > 1
+        parts = problem.part_expressions if several else (problem.field_expressions,)
+    function = _code(series, parts, problem.variables)
     return lambda theta: np.array(function(theta, h), dtype=np.float64)
 
 
 @lru_cache(maxsize=32)
-def _code(series: BSeries, field: tuple[sp.Expr, ...], variables: tuple[sp.Symbol, ...]) -> Callable[..., Any]:
+def _code(
+    series: BSeries, fields: tuple[tuple[sp.Expr, ...], ...], variables: tuple[sp.Symbol, ...]
+) -> Callable[..., Any]:
     """A function of (θ, h), kept since one equation is run at many learning rates."""
     step = sp.Dummy("h")
-    components = list(series.on(list(field), variables, h=step).components)
+    given = [list(field) for field in fields]
+    alone = len(given) == 1 and not isinstance(series, ExpectedEquation)
+    components = list(series.on(given[0] if alone else given, variables, h=step).components)
     return sp.lambdify([list(variables), step], components, cse=True)
 
 
@@ -87,23 +110,21 @@ def series_value(series: BSeries, problem: Problem, theta: Vector, h: float) -> 
     >>> series_value(equation, mq.SymbolicProblem(x**2 / 2, [x]), np.array([2.0]), h=0.1).tolist()
     [-2.1]
     """
-    decay = {colour: float(rate) for colour, rate in series.decay.items()}
+    theta = np.asarray(theta, dtype=np.float64)
+    expected = isinstance(series, ExpectedEquation)
+    fields = MeanAndDeviations(series, problem) if expected else ColourFields(series, problem)
     known: dict[Tree, Vector] = {}
 
     def differential(tree: Tree) -> Vector:
         if tree not in known:
-            children = [differential(child) for child in tree.children]
-            if tree.colour in decay:
-                known[tree] = -decay[tree.colour] * (children[0] if children else theta)
-            else:
-                known[tree] = problem.derivative(theta, children)
+            known[tree] = fields(tree.colour, theta, [differential(child) for child in tree.children])
         return known[tree]
 
-    theta = np.asarray(theta, dtype=np.float64)
     total = np.zeros_like(theta)
     for tree, value in series.coefficients.items():
         if value != 0:
-            total += h ** (tree.order - series.offset) * float(value / tree.symmetry) * differential(tree)
+            vector = differential(tree).mean(axis=0) if expected else differential(tree)
+            total += h ** (tree.order - series.offset) * float(value / tree.symmetry) * vector
     return total
 
 
@@ -136,9 +157,8 @@ class GradientsOnlyField:
                 f"{method} takes gradients at several points: the gradients-only field needs one query point; use "
                 "field='lambdify' or 'autodiff'"
             )
-        self.problem, self.h = problem, h
-        self.decay = {colour: float(rate) for colour, rate in method.decay.items()}
-        self.colours = range(method.colour_count)
+        self.h, self.colours = h, range(method.colour_count)
+        self.fields = ColourFields(method, problem)
         operator = ShiftOperator(method)
         nodes = _nodes(method, order)
         matrices, rows = operator.collocation(nodes)
@@ -164,9 +184,7 @@ class GradientsOnlyField:
         return np.einsum("cl,lcd->d", self._weights, np.array(values))
 
     def _fields(self, theta: Vector) -> Vector:
-        return np.array(
-            [-self.decay[c] * theta if c in self.decay else self.problem.field(theta) for c in self.colours]
-        )
+        return np.array([self.fields(colour, theta) for colour in self.colours])
 
 
 def _floats(matrix: sp.MatrixBase) -> list[list[float]]:

@@ -12,14 +12,17 @@ from modeq.numeric.integration import System, integrate
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
 from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
+from modeq.numeric.scheduled_flow import scheduled_system
 from modeq.numeric.state_space_field import StateSpaceField
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.equation import ModifiedEquation
+from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.phase_space import PhaseSpaceForm
+from modeq.symbolic.scheduled_forms import ScheduledForm
 from modeq.symbolic.state_space import StateSpaceForm
 from modeq.symbolic.temporal import TimeDerivativeForm
 
-Form = ModifiedEquation | TimeDerivativeForm | PhaseSpaceForm | StateSpaceForm
+Form = ModifiedEquation | ExpectedEquation | TimeDerivativeForm | PhaseSpaceForm | StateSpaceForm | ScheduledForm
 Layer = bool | int
 
 
@@ -44,30 +47,33 @@ def flow(
 
     Parameters
     ----------
-    form : ModifiedEquation, TimeDerivativeForm, PhaseSpaceForm or StateSpaceForm
-        With numbers for the symbols of its method.
+    form : ModifiedEquation, ExpectedEquation, TimeDerivativeForm, PhaseSpaceForm, StateSpaceForm, or a scheduled form
+        With numbers for the symbols of its method and, but for the time, of its schedule.
     problem, start : the problem, and θ₀ in a form it takes
     h : positive number
-        The learning rate.
+        The learning rate; of a scheduled form the base rate h in h·φ(t).
     time : positive number
         The end, in units of h·n: `time` = h·steps reaches step number `steps`.
     field : see :func:`modeq.numeric.fields.modified_field`
         How the field is evaluated; in the phase-space form, whether its derivatives along the path are
         written out ("lambdify") or found from gradients ("gradients"). The time-derivative form needs
-        gradients alone and the state-space form takes nested derivatives, whatever is given here.
+        gradients alone, the state-space form takes nested derivatives, and a scheduled equation gradients and
+        their first derivative, whatever is given here.
     initial_layer : bool or int
         Where to start. True: where the optimizer's own first step puts the flow, to the order of the
         equation (for the time-derivative form the right first derivative, for the phase-space form so
         that it passes through the first iterates, or, if poles are left out, by `PhaseSpaceForm.start`,
         without their transients). False: at θ₀, at rest. An integer, for a `ModifiedEquation`: the
-        initial layer through that power of h. The state-space form has no layer: it starts at its `buffers`.
+        initial layer through that power of h; for a `ScheduledEquation` 0 or 1. The state-space form has no
+        layer: it starts at its `buffers`.
     rtol, atol : tolerances of the integrator
         Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int
         After this many evaluations the flow is given up as too stiff.
     series_limit : bool
         Whether to refuse a `ModifiedEquation` of order ≥ 2, or a `TimeDerivativeForm` of order ≥ 3 (which
-        starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit.
+        starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit. For a
+        `ScheduledEquation` h is multiplied with the largest φ on the way.
     check : bool
         Whether to raise `Diverged` if the integration fails, or to return what there is.
     through : array (m − 1) × d, optional
@@ -80,7 +86,8 @@ def flow(
     Returns
     -------
     Trajectory
-        At the times 0, h, 2h, …, `time`; ``nfev`` counts evaluations of the form's right-hand side.
+        At the times 0, h, 2h, …, `time`, for an `Epoch` at its ends; ``nfev`` counts evaluations of the form's
+        right-hand side.
 
     Raises
     ------
@@ -100,7 +107,9 @@ def flow(
     """
     if not isinstance(form, Form):
         raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
-    form.method.require_numbers()
+    expected = isinstance(form, ExpectedEquation)
+    method, steps = (form.epoch.method, form.batches) if expected else (form.method, form.method.steps)
+    (form if expected else method).require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
     if not isinstance(initial_layer, bool | int) or initial_layer < 0:
         raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
@@ -112,17 +121,19 @@ def flow(
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
     if series_limit and has_series_limit(form):
-        require_series_limit(form.method, problem, theta, h)
-    if isinstance(form, ModifiedEquation):
+        require_series_limit(method, problem, theta, h)
+    times = time_grid(h * int(steps), time)
+    if isinstance(form, ModifiedEquation | ExpectedEquation):
         system = _vector_field_system(form, problem, theta, h, field, initial_layer)
     elif isinstance(form, TimeDerivativeForm):
         system = _time_derivative_system(form, problem, theta, h, initial_layer)
+    elif isinstance(form, ScheduledForm):
+        system = scheduled_system(form, problem, theta, h, times, initial_layer, series_limit)
     elif isinstance(form, StateSpaceForm):
         state = StateSpaceField(form, problem, h)
         system = System(state, state.start(theta, buffers), f"state-space form of order {form.order}")
     else:
         system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol, points)
-    times = time_grid(h, time)
     trajectory = integrate(system, times, problem.size, rtol, atol, max_evaluations)
     return trajectory.checked() if check else trajectory
 
@@ -142,6 +153,8 @@ def _given_points(form: Form, theta: Vector, through: Any) -> Vector | None:
 def has_series_limit(form: Form) -> bool:
     """Whether a form means nothing outside the series limit: a field, or a form that starts on the slow manifold."""
     if isinstance(form, ModifiedEquation):
+        return form.order > 1 and not form.method.players  # of several players there is no single curvature
+    if isinstance(form, ExpectedEquation):
         return form.order > 1
     return isinstance(form, TimeDerivativeForm) and form.order > 2
 
@@ -159,7 +172,12 @@ def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: V
 
 
 def _vector_field_system(
-    equation: ModifiedEquation, problem: Problem, theta: Vector, h: float, field: FieldName, initial_layer: Layer
+    equation: ModifiedEquation | ExpectedEquation,
+    problem: Problem,
+    theta: Vector,
+    h: float,
+    field: FieldName,
+    initial_layer: Layer,
 ) -> System:
     right_hand_side = modified_field(equation, problem, h, field)
     order = equation.order - 1 if initial_layer is True else int(initial_layer)

@@ -9,7 +9,9 @@ from scipy.optimize import NoConvergence, newton_krylov
 
 from modeq.errors import Diverged, InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod
+from modeq.numeric.colours import ColourFields
 from modeq.numeric.protocol import Problem, Vector, positive, whole
+from modeq.numeric.symbolic_problems import SymbolicProblem
 from modeq.numeric.torch_problem import TorchProblem, checked_batches
 from modeq.numeric.trajectory import Trajectory
 
@@ -40,15 +42,18 @@ def iterate(
     h : positive number, or function of the step n
         The learning rate.
     steps : int from 0
-    batches : sequence of index tensors, optional
-        What step n sees (taken in turn) on a `TorchProblem`; the problem's own batches by default.
+        A multiple of ``method.steps``: whole epochs, for instance.
+    batches : sequence, optional
+        What step n sees, taken in turn: index tensors on a `TorchProblem`, numbers of the losses on a
+        `SymbolicProblem` with several. The problem's own batches, one after the other, by default. A method
+        with as many fields as batches (`Epoch`) has them as its colours.
     check : bool
         Whether to raise `Diverged` if the parameters leave the finite numbers, or to return what there is.
 
     Returns
     -------
     Trajectory
-        θ₀, …, θ_steps at the times h·n.
+        θ₀, …, θ_steps at the times h·n, for n a multiple of ``method.steps``.
 
     Raises
     ------
@@ -64,14 +69,35 @@ def iterate(
     """
     method.require_numbers()
     rates = learning_rates(h, steps)
+    if len(rates) % method.steps or any(rate != rates[n - n % method.steps] for n, rate in enumerate(rates)):
+        raise InvalidProblem(
+            f"steps is {steps}: {method} counts {method.steps} steps in one application, give a multiple of that and a "
+            "learning rate that is constant within each"
+        )
     theta = problem.start(start)
     if isinstance(problem, TorchProblem):
         batches = problem.batches if batches is None else checked_batches(batches, len(problem.targets))
         if method.sgd is not None:
             return _checked(_iterate_torch(method, problem, theta, rates, batches), check)
-    elif batches is not None:
-        raise InvalidProblem(f"batches are given, but {problem!r} has no data: use a TorchProblem")
+    else:
+        batches = _checked_parts(batches, problem)
     return _checked(_iterate_method(method, problem, theta, rates, batches), check)
+
+
+def _checked_parts(batches: Any, problem: Problem) -> Sequence[int] | None:
+    """The minibatch of each step as its number: in turn by default, None for a problem without."""
+    count = len(problem.losses) if isinstance(problem, SymbolicProblem) else 1
+    if batches is None:
+        return range(count) if count > 1 else None
+    if count == 1:
+        raise InvalidProblem(
+            f"batches are given, but {problem!r} has no data: use a TorchProblem, or a SymbolicProblem with a list of "
+            "losses"
+        )
+    numbers = [whole(batch, f"batches[{n}]", least=0) for n, batch in enumerate(batches)]
+    if not numbers or max(numbers) >= count:
+        raise InvalidProblem(f"batches are {numbers}: give numbers of the {count} losses, from 0 to {count - 1}")
+    return numbers
 
 
 def learning_rates(h: Schedule, steps: int) -> list[float]:
@@ -86,11 +112,11 @@ def _checked(trajectory: Trajectory, check: bool) -> Trajectory:
     return trajectory.checked() if check else trajectory
 
 
-def _result(points: list[Vector], rates: list[float], gradients: int, name: str) -> Trajectory:
-    """Cut the trajectory before the first point that is not finite."""
+def _result(points: list[Vector], rates: list[float], gradients: int, name: str, steps: int = 1) -> Trajectory:
+    """Cut the trajectory before the first point that is not finite; between two points are so many steps."""
     y = np.array(points)
     constant = len(set(rates)) == 1
-    t = np.arange(len(rates) + 1) * rates[0] if constant else np.concatenate([[0.0], np.cumsum(rates)])
+    t = np.arange(len(rates) + 1) * steps * rates[0] if constant else steps * np.cumsum([0.0, *rates])
     finite = np.all(np.isfinite(y), axis=1)
     if np.all(finite) and len(y) == len(t):
         return Trajectory(t, y, gradients, 0, "reached the last step", name)
@@ -111,9 +137,7 @@ def _iterate_torch(
     for n, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        inputs, targets = problem.inputs, problem.targets
-        if batches:
-            inputs, targets = inputs[batches[n % len(batches)]], targets[batches[n % len(batches)]]
+        inputs, targets = problem.data(batches[n % len(batches)] if batches else None)
         problem.loss_function(module(inputs), targets).backward()
         optimizer.step()
         points.append(problem.flat_parameters(module))
@@ -129,8 +153,9 @@ def _iterate_method(
         np.array(m.tolist(), dtype=np.float64)
         for m in (method.A, method.B, method.C, method.D, method.readout, method.start, method.preconsistency)
     )
-    fields = [_field(method, problem, colour, batches) for colour in range(method.colour_count)]
+    fields = _colour_fields(method, problem, batches)
     X = u * theta
+    rates = rates[:: method.steps]
     if method.step_powers is None and len(set(rates)) > 1:
         raise UnsupportedOptimizer(f"{method} has no rule for a changing learning rate: give a constant h")
     powers = np.array(method.step_powers or [0] * method.state_count)[:, None]
@@ -156,7 +181,7 @@ def _iterate_method(
             points.append((readout @ X)[0])
             if not np.all(np.isfinite(points[-1])):
                 break
-    return _result(points, rates, gradients, str(method))
+    return _result(points, rates, gradients, str(method), method.steps)
 
 
 def _implicit_gradients(
@@ -188,14 +213,16 @@ def _implicit_gradients(
     return evaluate(y), sweeps
 
 
-def _field(
-    method: GeneralLinearMethod, problem: Problem, colour: int, batches: Sequence[Any] | None
-) -> Callable[[Vector, int], Vector]:
-    if colour in method.decay:
-        rate = float(method.decay[colour])
-        return lambda theta, n: -rate * theta
-    if colour > 0 and colour - 1 not in method.decay:
-        raise UnsupportedOptimizer(f"{method} needs several fields, {problem!r} has one loss")
-    if batches and isinstance(problem, TorchProblem):
-        return lambda theta, n: problem.field(theta, batches[n % len(batches)])
-    return lambda theta, n: problem.field(theta)
+def _colour_fields(
+    method: GeneralLinearMethod, problem: Problem, batches: Sequence[Any] | None
+) -> list[Callable[[Vector, int], Vector]]:
+    """For each colour a function of θ and the step n."""
+    fields = ColourFields(method, problem)
+
+    def seen(colour: int) -> Callable[[Vector, int], Vector]:
+        if batches and colour in fields.parts and len(fields.parts) == 1:
+            name = "batch" if isinstance(problem, TorchProblem) else "part"
+            return lambda theta, n: problem.field(theta, **{name: batches[n % len(batches)]})
+        return lambda theta, n: fields(colour, theta)
+
+    return [seen(colour) for colour in range(method.colour_count)]

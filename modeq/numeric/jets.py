@@ -7,7 +7,8 @@ import sympy as sp
 
 from modeq.errors import InvalidProblem
 from modeq.numeric.fields import FieldName
-from modeq.numeric.protocol import Problem, SymbolicProblem, Vector
+from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.explicit_fields import ExplicitDifferentials
 from modeq.symbolic.phase_space_elimination import derivatives_along
 
@@ -36,14 +37,16 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
     """
     if field == "autodiff":
         raise InvalidProblem("field is 'autodiff': the phase-space form takes 'lambdify' or 'gradients'")
-    if field == "lambdify" or (field == "auto" and isinstance(problem, SymbolicProblem)):
+    if field == "lambdify" or (field == "auto" and isinstance(problem, WrittenOut)):
         return _written_out(problem, highest)
     return _from_gradients(problem, highest)
 
 
 def _written_out(problem: Problem, highest: int) -> PathDerivatives:
-    if not isinstance(problem, SymbolicProblem):
-        raise InvalidProblem(f"field='lambdify' needs a SymbolicProblem, not {problem!r}: use 'gradients'")
+    if not isinstance(problem, WrittenOut):
+        raise InvalidProblem(
+            f"field='lambdify' needs a SymbolicProblem or VectorField, not {problem!r}: use 'gradients'"
+        )
     size = problem.size
     path = [tuple(problem.variables)]
     path += [tuple(sp.Dummy(f"u{k}_{i}") for i in range(size)) for k in range(1, highest + 1)]

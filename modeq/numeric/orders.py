@@ -120,6 +120,7 @@ def observed_order(
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
         steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
+        steps = -(-steps // method.steps) * method.steps
         step_sizes = [time / (steps * 2**k) for k in range(halvings + 1)]
     sizes = _decreasing(step_sizes)
     settled = layer_steps * sizes[0]
@@ -180,7 +181,7 @@ def _layer_steps(method: GeneralLinearMethod, form: FormName, order: int) -> int
         moduli = [method.parasitic_radius] if method.state_count > 1 else []
     radius = max(moduli, default=0.0)
     decayed = int(np.ceil(1.1 * np.log(1e-17) / np.log(radius))) if radius > 0 else 0
-    return max(decayed, order * (method.state_count - 1)) if moduli else 0
+    return method.steps * max(decayed, order * (method.state_count - 1)) if moduli else 0
 
 
 def expected_order(

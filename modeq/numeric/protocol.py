@@ -1,31 +1,30 @@
-"""What is minimised: one small protocol, and the two kinds of problems behind it.
+"""What is minimised: one small protocol, and the checks that its kinds share.
 
 Parameters are flat float64 vectors everywhere in the numeric layer; a torch module's are laid end to
 end in the order of ``named_parameters``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import sympy as sp
 from numpy.typing import NDArray
 
 from modeq.errors import InvalidProblem
-from modeq.symbolic.explicit_fields import ExplicitDifferentials
 
 Vector = NDArray[np.float64]
 
 
 @runtime_checkable
 class Problem(Protocol):
-    """A loss L of d parameters, and its field f = −∇L.
+    """A field f of d parameters, −∇L for a loss L, in one part or in several.
+
+    Parts are the minibatches of a loss, of which f is the mean, or the players of a game, of which it is the sum.
 
     Attributes
     ----------
     size : the number d of parameters
+    parts : the number of parts that the field has, 1 if it is not divided
     epsilon : the relative rounding of the numbers it computes with
 
     Examples
@@ -42,6 +41,11 @@ class Problem(Protocol):
         ...
 
     @property
+    def parts(self) -> int:
+        """The number of parts."""
+        ...
+
+    @property
     def epsilon(self) -> float:
         """The relative rounding of the numbers it computes with."""
         ...
@@ -50,125 +54,13 @@ class Problem(Protocol):
         """Return a start as a flat vector."""
         ...
 
-    def loss(self, theta: Vector) -> float:
-        """L(θ)."""
+    def field(self, theta: Vector, part: int | None = None) -> Vector:
+        """f(θ), or that of one part."""
         ...
 
-    def field(self, theta: Vector) -> Vector:
-        """−∇L(θ)."""
+    def derivative(self, theta: Vector, vectors: Sequence[Vector], part: int | None = None) -> Vector:
+        """f⁽ᵐ⁾(θ)[v₁, …, v_m], m the number of vectors, or that of one part."""
         ...
-
-    def derivative(self, theta: Vector, vectors: Sequence[Vector]) -> Vector:
-        """f⁽ᵐ⁾(θ)[v₁, …, v_m], m the number of vectors."""
-        ...
-
-
-@dataclass(frozen=True, repr=False)
-class SymbolicProblem:
-    """A loss given as a sympy expression.
-
-    Parameters
-    ----------
-    loss_expression : sympy expression L, without free symbols besides the variables
-    variables : sequence of sympy symbols θ
-
-    Raises
-    ------
-    InvalidProblem
-
-    Examples
-    --------
-    >>> import modeq as mq, sympy as sp
-    >>> x, y = sp.symbols("x y")
-    >>> problem = mq.SymbolicProblem(x**2 * y, [x, y])
-    >>> problem.field([2.0, 3.0]).tolist()
-    [-12.0, -4.0]
-    """
-
-    loss_expression: sp.Expr
-    variables: tuple[sp.Symbol, ...]
-
-    def __post_init__(self) -> None:
-        given = self.variables
-        symbols = tuple(given) if isinstance(given, list | tuple | sp.MatrixBase) else ()
-        if not symbols or not all(isinstance(v, sp.Symbol) for v in symbols) or len(set(symbols)) < len(symbols):
-            raise InvalidProblem(f"variables are {self.variables!r}: give a sequence of distinct sympy symbols")
-        try:
-            expression = sp.sympify(self.loss_expression)
-        except sp.SympifyError as error:
-            raise InvalidProblem(f"the loss is {self.loss_expression!r}: give a sympy expression") from error
-        if not isinstance(expression, sp.Expr):
-            raise InvalidProblem(f"the loss is {self.loss_expression!r}: give a sympy expression")
-        if expression.has(sp.nan, sp.oo, -sp.oo, sp.zoo, sp.I) or expression.atoms(sp.core.function.AppliedUndef):
-            raise InvalidProblem(f"the loss {expression} is not finite, not real, or has an undefined function")
-        free = expression.free_symbols - set(symbols)
-        if free:
-            raise InvalidProblem(
-                f"the loss has the free symbols {sorted(map(str, free))}: substitute numbers, or name them in variables"
-            )
-        object.__setattr__(self, "variables", symbols)
-        object.__setattr__(self, "loss_expression", expression)
-        object.__setattr__(self, "_derivatives", {})
-
-    @property
-    def size(self) -> int:
-        """The number of variables."""
-        return len(self.variables)
-
-    @property
-    def epsilon(self) -> float:
-        """The relative rounding of float64."""
-        return float(np.finfo(np.float64).eps)
-
-    def start(self, start: Any = None) -> Vector:
-        """Return a start, given as a sequence of numbers, as a vector."""
-        if start is None:
-            raise InvalidProblem(f"start is None: give {self.size} numbers, one for each of {list(self.variables)}")
-        return flat_start(start, self.size)
-
-    @cached_property
-    def field_expressions(self) -> tuple[sp.Expr, ...]:
-        """−∂L/∂θ_i."""
-        return tuple(-sp.diff(self.loss_expression, v) for v in self.variables)
-
-    @cached_property
-    def _loss_function(self) -> Any:
-        return sp.lambdify([list(self.variables)], self.loss_expression, cse=True)
-
-    def loss(self, theta: Vector) -> float:
-        """L(θ)."""
-        return float(self._loss_function(theta))
-
-    def field(self, theta: Vector) -> Vector:
-        """−∇L(θ)."""
-        return self.derivative(theta, ())
-
-    def derivative(self, theta: Vector, vectors: Sequence[Vector] = ()) -> Vector:
-        """f⁽ᵐ⁾(θ)[v₁, …, v_m]."""
-        cache: dict[int, Any] = self._derivatives  # type: ignore[attr-defined]
-        count = len(vectors)
-        if count not in cache:
-            names = [[sp.Dummy(f"v{k}_{i}") for i in range(self.size)] for k in range(count)]
-            differentials = ExplicitDifferentials([self.field_expressions], self.variables)
-            components = [
-                differentials.multilinear(lambda axes, i=i: differentials.derivative(0, i, axes), names)
-                for i in range(self.size)
-            ]
-            cache[count] = sp.lambdify([list(self.variables), *names], components, cse=True)
-        return np.array(cache[count](theta, *vectors), dtype=np.float64)
-
-    @cached_property
-    def hessian(self) -> sp.Matrix:
-        """The Hessian as a sympy matrix."""
-        return sp.hessian(self.loss_expression, self.variables)
-
-    @property
-    def is_quadratic(self) -> bool:
-        """Whether the Hessian is constant."""
-        return not self.hessian.free_symbols
-
-    def __repr__(self) -> str:
-        return f"SymbolicProblem({self.loss_expression}, {list(self.variables)})"
 
 
 def positive(value: Any, argument: str) -> float:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from modeq.errors import InvalidProblem, UnsupportedOptimizer
+from modeq.errors import InvalidProblem
+from modeq.numeric.colours import ColourFields
 from modeq.numeric.protocol import Problem, Vector, positive
 from modeq.symbolic.state_space import StateSpaceForm
 
@@ -39,11 +40,8 @@ class StateSpaceField:
     """
 
     def __init__(self, form: StateSpaceForm, problem: Problem, h: float) -> None:
-        method = form.method
-        if method.colour_count - len(method.decay) > 1:
-            raise UnsupportedOptimizer(f"{method} needs several fields, {problem!r} has one loss")
         self.form, self.problem, self.h = form, problem, positive(h, "h")
-        self._decay = {colour: float(rate) for colour, rate in method.decay.items()}
+        self._fields = ColourFields(form.method, problem)
         numbers = form.numbers()
         index = {tree: i for i, tree in enumerate(form.trees)}
         weights = np.zeros((form.buffer_count + 1, len(index)))
@@ -62,10 +60,8 @@ class StateSpaceField:
         for colour, children in self._trees:
             if colour >= self.form.method.colour_count:
                 values.append(-buffers[colour - self.form.method.colour_count])
-            elif colour in self._decay:
-                values.append(-self._decay[colour] * (values[children[0]] if children else theta))
             else:
-                values.append(self.problem.derivative(theta, [values[child] for child in children]))
+                values.append(self._fields(colour, theta, [values[child] for child in children]))
         return (self._weights @ np.array(values)).ravel()
 
     def start(self, theta: Vector, buffers: Any = None) -> Vector:
@@ -84,10 +80,7 @@ class StateSpaceField:
         """
         method, count, size = self.form.method, self.form.buffer_count, self.problem.size
         if buffers is None:
-            fields = [
-                -self._decay[c] * theta if c in self._decay else self.problem.field(theta)
-                for c in range(method.colour_count)
-            ]
+            fields = [self._fields(colour, theta) for colour in range(method.colour_count)]
             kick = np.array(method.start.tolist(), dtype=np.float64) @ np.array(fields)  # X₀ = u θ₀ + h·kick
             rows, readout = (np.array(m.tolist(), dtype=np.float64) for m in (self.form.buffer_rows, method.readout))
             moved = theta + self.h * (readout @ kick)[0]

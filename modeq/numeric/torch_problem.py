@@ -32,7 +32,8 @@ class TorchProblem:
         A mean over the samples.
     inputs, targets : tensors
     batches : sequence of index tensors, optional
-        Step n of an optimizer sees ``batches[n % len(batches)]``; without them the full data.
+        Step n of an optimizer sees ``batches[n % len(batches)]``, an `Epoch` of as many each of them in turn;
+        flows, and optimizers without batches, the full data.
 
     Raises
     ------
@@ -140,17 +141,27 @@ class TorchProblem:
         with torch.no_grad():
             return float(self._loss_tensor(self._tensor(theta), self.inputs, self.targets))
 
-    def field(self, theta: Vector, batch: Any = None) -> Vector:
-        """−∇L(θ), on the full data or on the samples `batch`."""
-        inputs, targets = self.inputs, self.targets
-        if batch is not None:
-            inputs, targets = inputs[batch], targets[batch]
+    @property
+    def parts(self) -> int:
+        """The number of batches, 1 without."""
+        return 1 if self.batches is None else len(self.batches)
+
+    def data(self, batch: Any = None) -> tuple[Any, Any]:
+        """Return inputs and targets, all of them or the samples `batch`."""
+        return (self.inputs, self.targets) if batch is None else (self.inputs[batch], self.targets[batch])
+
+    def _batch(self, part: int | None) -> Any:
+        return None if part is None or self.batches is None else self.batches[part]
+
+    def field(self, theta: Vector, part: int | None = None, batch: Any = None) -> Vector:
+        """−∇L(θ), on the full data, on batch number `part`, or on the samples `batch`."""
+        inputs, targets = self.data(self._batch(part) if batch is None else batch)
         flat = self._tensor(theta).requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss_tensor(flat, inputs, targets), flat)
         return self._numpy(-gradient)
 
-    def derivative(self, theta: Vector, vectors: Sequence[Vector]) -> Vector:
-        """f⁽ᵐ⁾(θ)[v₁, …, v_m] by nested forward mode over the gradient.
+    def derivative(self, theta: Vector, vectors: Sequence[Vector], part: int | None = None) -> Vector:
+        """f⁽ᵐ⁾(θ)[v₁, …, v_m] by nested forward mode over the gradient, on the full data or on batch number `part`.
 
         Raises
         ------
@@ -158,7 +169,8 @@ class TorchProblem:
             If torch cannot differentiate an operation, or is known to do it wrongly.
         """
         if not vectors:
-            return self.field(theta)
+            return self.field(theta, part)
+        inputs, targets = self.data(self._batch(part))
         if len(vectors) > 1 and any(isinstance(m, _WRONG_THIRD_DERIVATIVES) for m in self.module.modules()):
             raise InvalidProblem(
                 "the module has batch, instance or layer norms, whose fused kernels give wrong third derivatives: use "
@@ -166,7 +178,7 @@ class TorchProblem:
             )
 
         def negative_gradient(flat: torch.Tensor) -> torch.Tensor:
-            return -grad(lambda t: self._loss_tensor(t, self.inputs, self.targets))(flat)
+            return -grad(lambda t: self._loss_tensor(t, inputs, targets))(flat)
 
         function = negative_gradient
         for vector in vectors:

@@ -200,11 +200,25 @@ def substitution_inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     return _written(result, K)
 
 
+def in_one_field(values: list[sp.Expr]) -> tuple[Domain, list[Element]]:
+    """Return the smallest field that holds all values, with their elements; expressions for powers like βᵐ.
+
+    Examples
+    --------
+    >>> in_one_field([sp.Rational(1, 2), sp.Symbol("beta")])[0]
+    QQ(beta)
+    """
+    if any(not power.exp.is_number for value in values for power in value.atoms(sp.Pow)):
+        return sp.EX, [sp.EX(value) for value in values]
+    K, elements = sp.construct_domain(values, field=True, extension=True)
+    return K, list(elements)
+
+
 def _elements(order: int, *series: Weights) -> tuple[Domain, list[Elements]]:
     """The coefficients in one field, for the trees with at most `order` vertices, smaller trees first."""
     kept = [sorted(tree for tree in weights if tree.order <= order) for weights in series]
     values = [sp.sympify(weights[tree]) for weights, trees in zip(series, kept, strict=True) for tree in trees]
-    K, elements = sp.construct_domain(values, field=True, extension=True)
+    K, elements = in_one_field(values)
     found = iter(elements)
     return K, [{tree: next(found) for tree in trees} for trees in kept]
 

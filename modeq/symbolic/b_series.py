@@ -3,6 +3,7 @@
 from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import sympy as sp
@@ -58,6 +59,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
     __array_ufunc__ = None  # a numpy number times a field is the field's product
     _left: ClassVar[Written] = Written("y", "y")
     _first: ClassVar[Written] = Written("", "")
+    labels: ClassVar[Mapping[int, str]] = MappingProxyType({})  # indices of colours that are not numbered
 
     @classmethod
     def of(cls, method: GeneralLinearMethod, series: Coefficients, offset: int | None = None) -> Self:
@@ -214,11 +216,20 @@ class BSeries(Mapping[Tree, sp.Expr]):
             weights: dict[str, sp.Expr] = {}
             for tree, value in self.coefficients.items():
                 if tree.order == size and value != 0:
-                    factor, symbol = printable(tree, notation, self.decay, single, given)
+                    factor, symbol = printable(tree, notation, self.decay, single, given, self.labels)
+                    symbol = self.averaged(tree, symbol)
                     weights[symbol] = weights.get(symbol, sp.Integer(0)) + factor * value / tree.symmetry
             terms = [(tidy(weight), symbol) for symbol, weight in weights.items()]
             groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))
         return groups
+
+    def draws(self, given: Any) -> list[Any]:
+        """Return what is given for the colours, once for each draw that the series is averaged over."""
+        return [given]
+
+    def averaged(self, tree: Tree, symbol: str) -> str:
+        """Return the LaTeX of a differential with a sign for what it is averaged over, if anything."""
+        return symbol
 
     def latex(self, notation: Notation = "loss") -> str:
         r"""Return the series as LaTeX.

@@ -1,6 +1,7 @@
 """Elementary differentials: as sympy atoms, as text, and in the notation of papers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -97,12 +98,14 @@ def printable(
     decay: Mapping[int, sp.Expr],
     single: bool = True,
     vectors: Mapping[int, tuple[int, str]] = MappingProxyType({}),
+    labels: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[sp.Expr, str]:
     r"""Return F(τ) as a scalar factor and LaTeX.
 
     In the notation of losses (f = −∇L) with g, H and ∇ᵏL, the signs in the factor; in the notation of
     fields with f, f', f''. Weight decay puts its rate into the factor and leaves θ; the colours of
-    constant `vectors` have a sign and a name. `single`: there is one field only, so that it needs no index.
+    constant `vectors` have a sign and a name. `single`: there is one field only, so that it needs no index;
+    `labels`: the indices of colours that are not numbered.
 
     Examples
     --------
@@ -113,17 +116,28 @@ def printable(
     """
     factor, reduced = contracted(tree, decay)
     leaves = {**vectors, **{colour: (-rate, r"\theta") for colour, rate in decay.items()}}
-    inner, symbol = _symbol(reduced, notation, leaves, single)
+    inner, symbol = _symbol(reduced, notation, leaves, partial(colour_index, single=single, labels=labels))
     return factor * inner, symbol
 
 
+def colour_index(colour: int, single: bool, labels: Mapping[int, str]) -> str:
+    r"""Return the index, in LaTeX, of what belongs to a colour.
+
+    Examples
+    --------
+    >>> colour_index(1, single=False, labels={}), colour_index(0, single=True, labels={})
+    ('_{2}', '')
+    """
+    return labels.get(colour, "" if single else f"_{{{colour + 1}}}")
+
+
 def _symbol(
-    tree: Tree, notation: Notation, leaves: Mapping[int, tuple[sp.Expr, str]], single: bool
+    tree: Tree, notation: Notation, leaves: Mapping[int, tuple[sp.Expr, str]], index_of: Callable[[int], str]
 ) -> tuple[sp.Expr, str]:
     if tree.colour in leaves:
         return leaves[tree.colour]
-    index = "" if single else f"_{{{tree.colour + 1}}}"
-    parts = [_symbol(child, notation, leaves, single) for child in tree.children]
+    index = index_of(tree.colour)
+    parts = [_symbol(child, notation, leaves, index_of) for child in tree.children]
     factor = sp.Mul(*(f for f, _ in parts))
     children = ",".join(symbol for _, symbol in parts)
     degree = len(parts)
@@ -149,6 +163,8 @@ def plain(latex: str) -> str:
     for old, new in (
         (r"\nabla", "∇"),
         (r"\theta", "θ"),
+        (r"\delta", "δ"),
+        (r"\mathbb", ""),
         (r"\langle ", "⟨"),
         (r"\rangle", "⟩"),
         ("{", ""),

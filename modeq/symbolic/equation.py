@@ -1,9 +1,12 @@
 """The face of the symbolic layer: the modified equation of a method, as a vector field on the parameters."""
 
-from typing import Any
+from typing import Any, overload
 
+from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.minibatches import ExpectedEpoch, SymbolicEpoch
 from modeq.symbolic.b_series import Written
+from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.fields_and_maps import BSeriesField
 from modeq.symbolic.initial_layer import InitialLayer, initial_layer
 from modeq.symbolic.rooted_trees import checked_order
@@ -54,23 +57,29 @@ class ModifiedEquation(BSeriesField):
         return initial_layer(self.method, self.order - 1 if order is None else order, buffers)
 
 
-def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquation:
+@overload
+def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquation: ...
+@overload
+def modified_equation(method: ExpectedEpoch, order: int) -> ExpectedEquation: ...
+def modified_equation(method: GeneralLinearMethod | ExpectedEpoch, order: int) -> ModifiedEquation | ExpectedEquation:
     """Derive the modified equation of a method to any truncation order, exactly.
 
     Parameters
     ----------
-    method : GeneralLinearMethod
+    method : GeneralLinearMethod, or ExpectedEpoch
+        The latter is ``Epoch(method, batches=m).expected(sampling)``.
     order : positive int
-        Every term with at most this many vertices is kept; 1 is the gradient flow (rescaled in time).
+        Every term with at most this many vertices is kept; 1 is the gradient flow (rescaled in time). Of an
+        expected epoch at most 3.
 
     Returns
     -------
-    ModifiedEquation
+    ModifiedEquation, or ExpectedEquation for an expected epoch
         A mapping from trees to exact coefficients b(τ).
 
     Raises
     ------
-    NotZeroStable, InvalidOrder
+    InvalidMethod, NotZeroStable, InvalidOrder
 
     Notes
     -----
@@ -85,4 +94,11 @@ def modified_equation(method: GeneralLinearMethod, order: int) -> ModifiedEquati
     (1/(1 - beta), -(beta + 1)/(2*(1 - beta)**3))
     """
     number = checked_order(order)
+    if isinstance(method, SymbolicEpoch):
+        raise InvalidMethod(
+            f"{method} has a symbol for its number of batches: take its .expected('reshuffling'), say, or give an "
+            "integer"
+        )
+    if isinstance(method, ExpectedEpoch):
+        return ExpectedEquation.derived(method, number)
     return ModifiedEquation.of(method, modified_coefficients(method, number))

@@ -148,6 +148,12 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
     given = [loss_or_field] if len(colours) == 1 else list(loss_or_field)
     if len(given) != len(colours):
         raise InvalidProblem(f"{method!r} needs {len(colours)} losses or fields, {len(given)} were given")
+    source = getattr(method, "method", method)  # of a series; None if it was derived from other series
+    if getattr(source, "players", False) and not all(isinstance(f, list | tuple | sp.MatrixBase) for f in given):
+        raise InvalidProblem(
+            f"the fields are {given!r}: of a game give each player's field, zero outside its own parameters, such as "
+            "mq.VectorField.of_losses(losses, players).part_expressions"
+        )
     result: list[Vector] = []
     for colour in range(method.colour_count):
         if colour in method.decay:
@@ -180,6 +186,20 @@ def _expression(value: Any) -> sp.Expr | None:
     return None if expression.has(sp.nan, sp.zoo, sp.oo, -sp.oo) else expression
 
 
+def checked_expression(value: Any, what: str = "loss") -> sp.Expr:
+    """Return a finite sympy expression, or raise `InvalidProblem`.
+
+    Examples
+    --------
+    >>> checked_expression(sp.Symbol("x"))
+    x
+    """
+    expression = _expression(value)
+    if expression is None:
+        raise InvalidProblem(f"the {what} is {value!r}: give a finite sympy expression")
+    return expression
+
+
 def _field_of(loss_or_field: Any, variables: tuple[sp.Symbol, ...]) -> Vector:
     if isinstance(loss_or_field, list | tuple | sp.MatrixBase):
         if len(loss_or_field) != len(variables):
@@ -188,9 +208,7 @@ def _field_of(loss_or_field: Any, variables: tuple[sp.Symbol, ...]) -> Vector:
         if None in components:
             raise InvalidProblem(f"the field is {loss_or_field!r}: give finite sympy expressions as its components")
         return tuple(components)
-    loss = _expression(loss_or_field)
-    if loss is None:
-        raise InvalidProblem(f"the loss is {loss_or_field!r}: give a finite sympy expression")
+    loss = checked_expression(loss_or_field)
     _check_names({*variables, *loss.free_symbols})
     return tuple(-sp.diff(loss, v) for v in variables)
 

@@ -1,6 +1,7 @@
 """B-series as objects that can be computed with: fields, and maps of the parameters."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import sympy as sp
@@ -85,12 +86,35 @@ class _Computable(BSeries):
         """
         number = min(checked_order(order), self.order)
         table = self.series.table.truncated(number)
-        return type(self)(
-            Coefficients(table, self.series.values[: len(table)], self.series.field),
-            self.offset,
-            self.decay,
-            self.method,
-        )
+        return replace(self, series=Coefficients(table, self.series.values[: len(table)], self.series.field))
+
+    def of_colour(self, colour: int) -> Self:
+        """Return the part whose trees have a root of one colour: how the block of one player moves.
+
+        Trees in which all vertices have that colour are the self terms of a player, the others its interaction
+        with the other players.
+
+        Raises
+        ------
+        InvalidTree
+            If the series lacks the colour.
+
+        Examples
+        --------
+        Of the two players of a game the second one, who sees what the first has just done:
+
+        >>> import modeq as mq
+        >>> game = mq.Alternating([mq.GradientDescent(), mq.GradientDescent()])
+        >>> second = mq.modified_equation(game, order=2).of_colour(1)
+        >>> print(second)
+        f̃ = -g_2 + h/2·H_2 g_1 - h/2·H_2 g_2
+        >>> {tree: b for tree, b in second.items() if tree.colour == 1 and tree.colours != {1}}
+        {Tree(1, [(0, [])]): 1/2}
+        """
+        if isinstance(colour, bool) or not isinstance(colour, int) or not 0 <= colour < self.colour_count:
+            raise InvalidTree(f"colour is {colour!r}: {self!r} has the colours 0 to {self.colour_count - 1}")
+        part = self._result({tree: c for tree, c in self.items() if tree.colour == colour}, self.order)
+        return replace(part, method=self.method)  # which says whether the fields are those of players
 
     def rescaled(self, factor: Any) -> Self:
         """Return the series with factor·h for h.
@@ -391,5 +415,5 @@ def _coefficients(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coeffici
             f"a coefficient has the symbol {taken[0]}: the names {', '.join(sorted(RESERVED))} are reserved for the "
             "learning rate and for variables of equations; rename the symbol"
         )
-    K, elements = sp.construct_domain(values, field=True, extension=True)
+    K, elements = algebra.in_one_field(values)
     return Coefficients(table, tuple(elements), K)

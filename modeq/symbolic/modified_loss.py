@@ -10,7 +10,7 @@ import sympy as sp
 
 from modeq.errors import InvalidProblem, NotAGradientFlow
 from modeq.methods.exact import tidy
-from modeq.symbolic.differentials import contracted, h, latex_sum, printable, step_latex, text_sum
+from modeq.symbolic.differentials import colour_index, contracted, h, latex_sum, printable, step_latex, text_sum
 from modeq.symbolic.explicit_fields import ExplicitDifferentials, checked_step, concrete_fields
 from modeq.symbolic.rooted_trees import Tree, checked_order, rootings
 
@@ -68,6 +68,10 @@ class ModifiedLoss:
         >>> sp.expand(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().on(x**2, [x], h=h))
         h*x**2 + x**2
         """
+        draws = self.series.draws(loss)
+        return sp.Add(*(self._on_one(draw, variables, h) for draw in draws)) / len(draws)
+
+    def _on_one(self, loss: Any, variables: Any, h: Any) -> sp.Expr:
         series = self.series
         if isinstance(loss, list | tuple) and series.colour_count - len(series.decay) == 1:
             raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
@@ -104,12 +108,17 @@ class ModifiedLoss:
 
     def _scalar(self, tree: Tree) -> tuple[sp.Expr, str]:
         """S(φ) as a factor and LaTeX."""
+        factor, symbol = self._contraction(tree)
+        return factor, self.series.averaged(tree, symbol)
+
+    def _contraction(self, tree: Tree) -> tuple[sp.Expr, str]:
         decay = self.series.decay
         single = self.series.colour_count - len(decay) == 1
         if tree.colour in decay:
             return decay[tree.colour] / 2, r"|\theta|^2"
-        index = "" if single else f"_{{{tree.colour + 1}}}"
-        parts = [printable(c, "loss", decay, single) for c in tree.children]
+        labels = self.series.labels
+        index = colour_index(tree.colour, single, labels)
+        parts = [printable(c, "loss", decay, single, labels=labels) for c in tree.children]
         factor = sp.Mul(*(f for f, _ in parts))
         children = [symbol for _, symbol in parts]
         g = f"g{index}"
@@ -151,9 +160,12 @@ def gradient_test(series: "BSeries") -> GradientTest:
 
     Notes
     -----
-    For special losses (and always in one dimension) the condition is sufficient only. Source: Hairer,
-    Lubich, Wanner, *Geometric Numerical Integration*, IX.9.3, with −I for the structure matrix.
+    For special losses (and always in one dimension) the condition is sufficient only. The fields of a game
+    are no gradients, each being zero outside its own player's parameters, so that a game raises
+    `NotAGradientFlow`. Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9.3, with −I
+    for the structure matrix.
     """
+    _require_no_players(series)
     passed = 0
     for power in range(series.order):
         _, _, witnesses = _projected(_reduced_weights(series, power), series.decay)
@@ -192,6 +204,7 @@ def gradient_part(series: "BSeries") -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]
     contracted, from the trees with most leaves θ down; a factor (−λ)ʲ of the remainder is written as a chain of
     j vertices of decay below the root.
     """
+    _require_no_players(series)
     terms: dict[tuple[int, Tree], sp.Expr] = {}
     remainder: dict[Tree, sp.Expr] = {}
     for power in range(series.order):
@@ -204,6 +217,16 @@ def gradient_part(series: "BSeries") -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]
                     tree, weight = Tree(colour, [tree]), -weight / series.decay[colour]
                 remainder[tree] = tidy(weight * tree.symmetry)
     return ModifiedLoss(series, series.order, terms), remainder
+
+
+def _require_no_players(series: "BSeries") -> None:
+    # An operation on series forgets the method, so that a sum, say, of the equations of games passes.
+    if series.method is not None and series.method.players:
+        raise NotAGradientFlow(
+            f"{series!r} is of a game: the field of each player is the gradient of a loss of its own in its own "
+            "parameters, and the whole field is no gradient of one loss; read the terms of player c with "
+            "equation.of_colour(c)"
+        )
 
 
 def _reduced_weights(series: "BSeries", power: int) -> Weights:

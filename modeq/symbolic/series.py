@@ -40,6 +40,8 @@ class Coefficients:
             extension = ("frac_field", *K.symbols)
         elif K.is_Algebraic:
             extension = ("algebraic_field", *K.orig_ext)
+        elif K.is_EX:
+            extension = ("EX",)
         return _restored, (self.table, tuple(K.to_sympy(value) for value in self.values), extension)
 
     @property
@@ -59,7 +61,9 @@ class Coefficients:
 
 
 def _restored(table: TreeTable, values: tuple[sp.Expr, ...], extension: tuple[Any, ...]) -> Coefficients:
-    K: Domain = getattr(sp.QQ, extension[0])(*extension[1:]) if extension else sp.QQ
+    K: Domain = sp.QQ
+    if extension:
+        K = sp.EX if extension[0] == "EX" else getattr(sp.QQ, extension[0])(*extension[1:])
     return Coefficients(table, tuple(K.from_sympy(value) for value in values), K)
 
 

@@ -48,5 +48,10 @@ CASES = (
     _case("heavy ball, 1/3", (6, 8, 10), "heavy ball"),
     _case("heavy ball, symbol", (6, 8, 10), "heavy ball", seconds={8: 1.0, 10: 10.0}),
     _case("two colours", (5, 6, 7), seconds={7: 2.0}),
+    _case("three minibatches", (2, 3, 4), seconds={4: 1.0}),
+    _case("three minibatches, heavy ball", (2, 3, 4), seconds={4: 1.0}),
+    _case("expected epoch", (1, 2, 3), seconds={3: 10.0}),
+    _case("expected epoch, heavy ball", (1, 2, 3), seconds={3: 10.0}),
+    _case("fixed order, heavy ball", (1, 2, 3), seconds={3: 10.0}),
     _case("Lotka-Volterra", (2, 4, 6), seconds={6: 0.2}),
 )
