@@ -124,18 +124,15 @@ def passes_of(method: GeneralLinearMethod, batches: sp.Expr) -> Passes:
     >>> passes_of(mq.HeavyBall(momentum=0.5), sp.Integer(3)).settling == [[sp.Rational(8, 7)]]
     True
     """
-    return NumberedPasses(method, int(batches)) if batches.is_Integer else SymbolicPasses(method, batches)
+    if batches.is_Integer and batches <= LARGEST_NUMBER_OF_BATCHES:
+        return NumberedPasses(method, int(batches))
+    return SymbolicPasses(method, batches)
 
 
 class NumberedPasses(Passes):
     """Passes over a number of batches, summed over step by step."""
 
     def __init__(self, method: GeneralLinearMethod, batches: int) -> None:
-        if batches > LARGEST_NUMBER_OF_BATCHES:
-            raise InvalidMethod(
-                f"batches is {batches}: expectations over up to {LARGEST_NUMBER_OF_BATCHES} are summed one by one; "
-                "take a symbol m, and put the number in afterwards"
-            )
         K = self.field = coefficient_field(method.entries)
         self.per_step, self._batches = K.one / K(batches), batches
         self.split = SplitMethod(method)
@@ -170,14 +167,14 @@ class NumberedPasses(Passes):
 
 
 class SymbolicPasses(Passes):
-    """Passes over m batches, m a symbol.
+    """Passes over m batches, m a symbol, or a number for which it is put in at the end.
 
     The parasitic states are those of the eigenvalues μ₁, μ₂, … of A, all simple, so that Aᵏ is diagonal. A function of
     r steps is a Laurent sum in the μ_i^{k_l} for each step, and in these constants, which come last: μ_i^m,
     1/(1 − μ_i^m), m, 1/(m − 1), 1/(m − 2).
     """
 
-    def __init__(self, method: GeneralLinearMethod, batches: sp.Symbol) -> None:
+    def __init__(self, method: GeneralLinearMethod, batches: sp.Expr) -> None:
         self._batches = batches
         K = self.field = coefficient_field(method.entries)
         self._eigenvalues = eigenvalues(method)
@@ -221,7 +218,7 @@ class SymbolicPasses(Passes):
 
     def _summed(self, value: LaurentSum, r: int) -> LaurentSum:
         count, K = len(self._bases), self.field
-        total: dict[Exponents, Element] = {}
+        found: dict[Exponents, Element] = {}
         for key, coefficient in value.terms.items():
             steps = tuple(key[place * count : (place + 1) * count] for place in range(r))
             constants = key[r * count :]
@@ -231,8 +228,8 @@ class SymbolicPasses(Passes):
                     if c:
                         m = constants[2 * count] + power
                         at = (*ends, *constants[count : 2 * count], m, *constants[2 * count + 1 :])
-                        total[at] = total[at] + c * coefficient if at in total else c * coefficient
-        return LaurentSum({key: c for key, c in total.items() if c})
+                        found[at] = found[at] + c * coefficient if at in found else c * coefficient
+        return LaurentSum({key: c for key, c in found.items() if c})
 
     def moment(self, different: int) -> Number:
         """1, −1/(m − 1), 2/((m − 1)(m − 2))."""
@@ -251,15 +248,19 @@ class SymbolicPasses(Passes):
         """Return the values as rational functions of the symbols, m, and the μ_i^m."""
         K, count = self.field, len(self._eigenvalues)
         ends = [sp.Dummy(f"q{i}") for i in range(count)]
+        number = sp.Dummy("m") if self._batches.is_Integer else self._batches
         own = K.symbols if K.is_FractionField else ()
-        wide = sp.QQ.frac_field(*own, self._batches, *ends)
-        q, m = [wide.from_sympy(symbol) for symbol in ends], wide.from_sympy(self._batches)
+        wide = sp.QQ.frac_field(*own, number, *ends)
+        q, m = [wide.from_sympy(symbol) for symbol in ends], wide.from_sympy(number)
         factors = [*q, *(1 - x for x in q), m, m - 1, m - 2]
         inverted = [False] * count + [True] * count + [False, True, True]
         found = tuple(_over_one_denominator(value, factors, inverted, K, wide) for value in values)
+        powers = {end: mu**self._batches for end, mu in zip(ends, self._eigenvalues, strict=True)}
+        if self._batches.is_Integer:
+            put = {**powers, number: self._batches}
+            return Coefficients(table, tuple(K.from_sympy(wide.to_sympy(value).subs(put)) for value in found), K)
         if not count:
             return Coefficients(table, found, wide)
-        powers = {end: mu**self._batches for end, mu in zip(ends, self._eigenvalues, strict=True)}
         written = (tidy_element(value, wide).xreplace(powers) for value in found)
         return Coefficients(table, tuple(sp.EX(value) for value in written), sp.EX)
 
@@ -269,7 +270,7 @@ def _over_one_denominator(value: Number, factors: Vector, inverted: list[bool], 
     if not value:
         return wide.zero
     keys = [[-e if inverse else e for e, inverse in zip(key, inverted, strict=True)] for key in value.terms]
-    lowest = [min(0, *column) if len(keys) > 1 else min(0, column[0]) for column in zip(*keys, strict=True)]
+    lowest = [min(0, *column) for column in zip(*keys, strict=True)]
     coefficients = list(value.terms.values())
     bottom = K.one
     if K.is_FractionField:
@@ -303,8 +304,9 @@ def eigenvalues(method: GeneralLinearMethod) -> list[sp.Expr]:
         lead, constant = polynomial.all_coeffs()[0], polynomial.eval(0)
         if polynomial.degree() > 1 or multiplicity > 1 or constant == 0:
             raise InvalidMethod(
-                f"{method} has the parasitic eigenvalues of ({factor})^{multiplicity}: for a symbolic number of "
-                "batches they must be simple, not 0, and rational in its symbols; give batches an integer"
+                f"{method} has the parasitic eigenvalues of ({factor})^{multiplicity}: for a symbol or more than "
+                f"{LARGEST_NUMBER_OF_BATCHES} as the number of batches they must be simple, not 0, and rational in its "
+                "symbols; give batches a smaller integer"
             )
         found.append(sp.cancel(-constant / lead))
     return found

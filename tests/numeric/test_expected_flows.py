@@ -113,7 +113,7 @@ def network_problem(batches=3):
     return mq.TorchProblem(network, torch.nn.functional.cross_entropy, inputs, targets, batches=list(parts))
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_network_on_three_batches(order):
     problem = network_problem()
     observed = mq.observed_order(
@@ -126,7 +126,7 @@ def test_a_network_in_random_order():
     """The mean over all orders of one epoch, from one point: local error h^{p+1}."""
     problem = network_problem(batches=2)
     theta = problem.start()
-    for order in (1, 2, 3):
+    for order in (1, 2):
         equation = mq.modified_equation(mq.Epoch(mq.GradientDescent(), 2).expected("reshuffling"), order)
         errors = []
         for h in (0.2, 0.1, 0.05):

@@ -65,6 +65,14 @@ def assert_slopes(expected, *arguments, **options):
     assert all(abs(slope - expected) < 0.15 for slope in slopes), slopes
 
 
+def cases(names):
+    """Every method with one of the schedules, in turn; with the others it is slow."""
+    for i, name in enumerate(names):
+        for k, schedule in enumerate(SCHEDULES):
+            marks = () if k == i % len(SCHEDULES) else pytest.mark.slow
+            yield pytest.param(name, schedule, marks=marks, id=f"{name}-{schedule}")
+
+
 @pytest.fixture(scope="module")
 def two_variables():
     return registry.PROBLEMS["two variables"]
@@ -75,8 +83,7 @@ def network():
     return registry.NETWORKS["tanh on digits"]()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", [*FAMILY, *OTHERS])
+@pytest.mark.parametrize(("name", "schedule"), list(cases([*FAMILY, *OTHERS])))
 def test_the_vector_field_is_of_second_order(name, schedule, two_variables):
     form = mq.scheduled_equation(registry.method(name), SCHEDULES[schedule])
     assert_slopes(2, form, *two_variables)
@@ -111,8 +118,7 @@ def test_without_the_slope_gradient_descent_and_runge_kutta_are_of_first_order(t
         assert slopes[-1] == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", [*FAMILY, "heavy ball 0.9"])
+@pytest.mark.parametrize(("name", "schedule"), list(cases([*FAMILY, "heavy ball 0.9"])))
 def test_the_form_in_time_derivatives_is_of_second_order(name, schedule, two_variables):
     form = mq.scheduled_time_derivative_form(registry.method(name), SCHEDULES[schedule])
     assert_slopes(2, form, *two_variables, inside_limit=name != "heavy ball 0.9")
@@ -159,7 +165,9 @@ def test_a_network_without_the_slope_of_the_schedule(network):
     assert_slopes(1, replace(form, schedule_coefficients=()), network, time=1.5, halvings=1)
 
 
-@pytest.mark.parametrize("name", ["heavy ball 0.5", "heavy ball 0.5, coupled decay"])
+@pytest.mark.parametrize(
+    "name", ["heavy ball 0.5", pytest.param("heavy ball 0.5, coupled decay", marks=pytest.mark.slow)]
+)
 def test_a_network_by_time_derivatives(name, network):
     form = mq.scheduled_time_derivative_form(registry.method(name), SCHEDULES["hyperbolic"])
     assert_slopes(2, form, network, time=1.5, halvings=1)
@@ -304,7 +312,7 @@ def test_refusals(two_variables):
         mq.flow(form, problem, start, h=0.01, time=0.1, buffers=0)
     with pytest.raises(mq.InvalidProblem, match="h is <function"):
         mq.flow(form, problem, start, h=lambda n: 0.01, time=0.1)
-    with pytest.raises(mq.UnsupportedOptimizer, match="needs 2 fields"):
+    with pytest.raises(mq.UnsupportedOptimizer, match="needs several fields, 2"):
         mq.flow(mq.scheduled_equation(mq.Epoch(descent, 2), sp.exp(-t)), problem, start, h=0.01, time=0.1)
 
 
