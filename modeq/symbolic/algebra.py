@@ -205,8 +205,8 @@ def in_one_field(values: list[sp.Expr]) -> tuple[Domain, list[Element]]:
 
     Examples
     --------
-    >>> in_one_field([sp.Rational(1, 2), sp.Symbol("beta")])[0]
-    QQ(beta)
+    >>> in_one_field([sp.Rational(1, 2), sp.sqrt(2)])[0], in_one_field([2 ** sp.Symbol("m")])[0]
+    (QQ<sqrt(2)>, EX)
     """
     if any(not power.exp.is_number for value in values for power in value.atoms(sp.Pow)):
         return sp.EX, [sp.EX(value) for value in values]

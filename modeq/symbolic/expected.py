@@ -60,7 +60,7 @@ class ExpectedRecursion:
     >>> epoch = mq.Epoch(mq.GradientDescent(), batches=sp.Symbol("m")).expected("reshuffling")
     >>> recursion = ExpectedRecursion(epoch, 2, average_logarithms=False)
     >>> dict(zip(recursion.series.table.trees, recursion.series.expressions))[Tree(1, [(1, [])])]
-    0
+    -1/2
     """
 
     def __init__(self, epoch: ExpectedEpoch, order: int, average_logarithms: bool) -> None:
