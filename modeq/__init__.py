@@ -64,7 +64,9 @@ _PUBLIC = {
     "numeric.torch_problem": ("TorchProblem",),
     "numeric.trajectory": ("Trajectory",),
     "numeric.iteration": ("iterate",),
-    "numeric.stochastic_flow": ("Paths", "sample_iterates", "simulate"),
+    "numeric.paths": ("Paths",),
+    "numeric.sampling": ("sample_iterates",),
+    "numeric.stochastic_flow": ("simulate",),
     "numeric.exact_flow": ("exact_quadratic_flow",),
     "numeric.flows": ("flow",),
     "numeric.comparison": ("Comparison", "compare"),
@@ -122,9 +124,9 @@ if TYPE_CHECKING:
     from modeq.numeric.iteration import iterate as iterate
     from modeq.numeric.orders import ObservedOrder as ObservedOrder
     from modeq.numeric.orders import observed_order as observed_order
+    from modeq.numeric.paths import Paths as Paths
     from modeq.numeric.protocol import Problem as Problem
-    from modeq.numeric.stochastic_flow import Paths as Paths
-    from modeq.numeric.stochastic_flow import sample_iterates as sample_iterates
+    from modeq.numeric.sampling import sample_iterates as sample_iterates
     from modeq.numeric.stochastic_flow import simulate as simulate
     from modeq.numeric.symbolic_problems import SymbolicProblem as SymbolicProblem
     from modeq.numeric.symbolic_problems import VectorField as VectorField

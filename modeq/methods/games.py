@@ -206,8 +206,8 @@ def _checked_players(players: Any) -> list[GeneralLinearMethod]:
 
 
 def _checked_rates(rates: Any, players: int) -> list[sp.Expr]:
-    found = [sp.Integer(1)] * players if rates is None else exact_row(rates, "rates")
-    if len(found) != players or any(rate.is_number and rate <= 0 for rate in found):
+    found = [sp.Integer(1)] * players if rates is None else _row(rates, "rates")
+    if len(found) != players or any(rate.is_positive is False for rate in found):
         raise InvalidMethod(f"rates is {rates!r}: give a positive number for each of the {players} players")
     return found
 
@@ -232,8 +232,12 @@ def _checked_turns(turns: Any, players: int) -> list[int]:
     return found
 
 
+def _row(values: Any, argument: str) -> list[sp.Expr]:
+    return exact_row(list(values) if isinstance(values, sp.MatrixBase) else values, argument)
+
+
 def _integers(values: Any, argument: str) -> list[int]:
-    found = exact_row(values, argument)
+    found = _row(values, argument)
     if not all(value.is_Integer for value in found):
         raise InvalidMethod(f"{argument} is {values!r}: give a sequence of integers")
     return [int(value) for value in found]

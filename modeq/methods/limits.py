@@ -58,6 +58,7 @@ def series_limit(method: GeneralLinearMethod) -> sp.Expr:
     >>> sp.factor(series_limit(mq.Nesterov(momentum=beta)))
     (beta - 1)**2/(beta + 1)**2
     """
+    _require_no_players(method)
     return _limit(method, _series_candidates, _series_limit_number)
 
 
@@ -77,7 +78,13 @@ def stability_limit(method: GeneralLinearMethod) -> sp.Expr:
     >>> stability_limit(mq.HeavyBall(momentum=0.9))
     19/5
     """
+    _require_no_players(method)
     return _limit(method, _stability_candidates, _stability_limit_number)
+
+
+def _require_no_players(method: GeneralLinearMethod) -> None:
+    if method.players:
+        raise InvalidMethod(f"{method} is a game: its players have curvatures of their own, and no limit in one h·λ")
 
 
 _Candidates = Callable[[sp.Poly], list[sp.Expr]]

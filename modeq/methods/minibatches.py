@@ -44,8 +44,10 @@ class ExpectedEpoch:
 
 
 @dataclass(frozen=True, repr=False)
-class SymbolicEpoch:
-    """An epoch whose number of minibatches is a symbol: it has an expected modified equation, and no colours to list.
+class UnlistedEpoch:
+    """An epoch whose minibatches cannot be listed one by one, for their number m is a symbol or large.
+
+    It has expected modified equations, and cannot be run.
 
     Examples
     --------
@@ -55,7 +57,7 @@ class SymbolicEpoch:
     """
 
     method: GeneralLinearMethod
-    batches: sp.Symbol
+    batches: sp.Expr
 
     def expected(self, sampling: Sampling) -> ExpectedEpoch:
         """Return the epoch in random order; see :meth:`EpochMethod.expected`."""
@@ -102,7 +104,7 @@ class EpochMethod(GeneralLinearMethod):
         return epoch_in_order(self.method.subs(*substitution), self.batches)
 
 
-def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | SymbolicEpoch:
+def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | UnlistedEpoch:
     """Return one pass of a method over m minibatches, in order; each batch is a colour.
 
         X_{k+1} = A X_k + h B f_k(y_k),    k = 0, …, m − 1,    f_k = −∇L_k.
@@ -115,19 +117,19 @@ def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | SymbolicEp
     method : GeneralLinearMethod
         What takes each step; with weight decay, if any, inside.
     batches : positive int, or sympy symbol
-        m. Of a symbol only :meth:`EpochMethod.expected` can be asked.
+        m. Of a symbol, and of more batches than make 200 queries, only :meth:`EpochMethod.expected` can be asked.
 
     Returns
     -------
-    EpochMethod or, for a symbol, SymbolicEpoch
+    EpochMethod or, for a symbol or many batches, UnlistedEpoch
         With ``.expected(sampling)``. The colours are the fields of batch 0, of batch 1, …, and the last one is
         weight decay.
 
     Raises
     ------
     InvalidMethod
-        If m is neither a positive integer nor a symbol, the symbol has a name that is taken, the method is an
-        epoch or a round of several moves itself, or there would be too many queries.
+        If m is neither a positive integer nor a symbol, the symbol has a name that is taken, or the method is an
+        epoch or a game itself.
 
     Notes
     -----
@@ -149,10 +151,13 @@ def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | SymbolicEp
         if batches.name in RESERVED | {symbol.name for symbol in method.free_symbols}:
             raise InvalidMethod(f"batches is the symbol {batches}, whose name is taken: rename it")
         _require_single_step(method)
-        return SymbolicEpoch(method, batches)
+        return UnlistedEpoch(method, batches)
     number = exact(batches, "batches")
     if not number.is_Integer or number < 1:
         raise InvalidMethod(f"batches is {batches!r}: give a positive integer, or a sympy symbol")
+    if number * method.query_count > LARGEST_EPOCH:
+        _require_single_step(method)
+        return UnlistedEpoch(method, number)
     return epoch_in_order(method, int(number))
 
 
@@ -173,11 +178,6 @@ def epoch_in_order(method: GeneralLinearMethod, batches: int) -> EpochMethod:
     (0, 2, 1, 2)
     """
     _require_single_step(method)
-    if batches * method.query_count > LARGEST_EPOCH:
-        raise InvalidMethod(
-            f"batches is {batches}: an epoch of {method} would have {batches * method.query_count} queries, more than "
-            f"{LARGEST_EPOCH}; ask for Epoch(method, batches=sp.Symbol('m')).expected(...)"
-        )
     fields = [colour for colour in range(method.colour_count) if colour not in method.decay]
     rates = list(method.decay)
 

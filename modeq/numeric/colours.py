@@ -37,10 +37,11 @@ class ColourFields:
         self.problem = problem
         self.decay = {colour: float(rate) for colour, rate in method.decay.items()}
         colours = [colour for colour in range(method.colour_count) if colour not in method.decay]
-        if len(colours) > 1 and problem.parts != len(colours):
+        wanted = "players, in a VectorField" if method.players else "minibatches, a list of losses or batches="
+        if len(colours) > 1 and (problem.parts != len(colours) or not _fits(method, problem)):
             raise UnsupportedOptimizer(
-                f"{method!r} needs several fields, {len(colours)}, and {problem!r} has {problem.parts}: give it as "
-                "many minibatches (a list of losses, batches=) or players"
+                f"{method!r} needs several fields, {len(colours)}, and {problem!r} has {problem.parts} parts: give it "
+                f"as many {wanted}"
             )
         self.parts = {colour: k if len(colours) > 1 else None for k, colour in enumerate(colours)}
 
@@ -50,6 +51,27 @@ class ColourFields:
             return decay_field(self.decay[colour], theta, vectors)
         part = {} if self.parts[colour] is None else {"part": self.parts[colour]}
         return self.problem.derivative(theta, vectors, **part) if vectors else self.problem.field(theta, **part)
+
+
+def is_game(problem: Problem) -> bool:
+    """Return whether the parts of a problem are players.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x, y = sp.symbols("x y")
+    >>> is_game(mq.VectorField([-y, x], [x, y], players=[[x], [y]])), is_game(mq.SymbolicProblem([x, y], [x, y]))
+    (True, False)
+    """
+    return getattr(problem, "players", None) is not None
+
+
+def _fits(method: GeneralLinearMethod | BSeries, problem: Problem) -> bool:
+    """Whether players meet players, and the batches of an epoch batches; a method with fields of its own takes any."""
+    source = method.method if isinstance(method, BSeries) else method
+    if method.players:
+        return is_game(problem)
+    return source is None or source.steps == 1 or not is_game(problem)
 
 
 class MeanAndDeviations:
@@ -74,7 +96,7 @@ class MeanAndDeviations:
     """
 
     def __init__(self, equation: ExpectedEquation, problem: Problem) -> None:
-        if problem.parts != equation.batches:
+        if problem.parts != equation.batches or is_game(problem):
             raise UnsupportedOptimizer(
                 f"{equation!r} is of {equation.batches} batches, {problem!r} has {problem.parts}: derive it for as "
                 "many, with numbers for all symbols"

@@ -17,7 +17,7 @@ from modeq.errors import (
     NoTimeDerivativeForm,
     OutsideSeriesLimit,
 )
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.flows import flow
 from modeq.numeric.iteration import iterate
@@ -210,7 +210,9 @@ def compare(
     >>> bool(result.errors["HeavyBall(momentum=9/10)", "phase", 3] < 1e-6)
     True
     """
-    chosen = [methods] if isinstance(methods, GeneralLinearMethod) else list(methods)
+    chosen = list(methods) if isinstance(methods, list | tuple) else [methods]
+    for method in chosen:
+        require_method(method)
     unknown = [form for form in forms if form not in TITLES]
     if unknown:
         raise InvalidProblem(f"forms has {unknown[0]!r}: choose from {list(TITLES)}")

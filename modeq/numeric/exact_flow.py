@@ -20,8 +20,9 @@ def exact_quadratic_flow(
 
     With the affine one-step map X⁺ = M X in (states, 1), X(t) = exp((t/h) log M) X₀, which passes through
     every iterate. For gradient descent this is the principal flow h⁻¹ log(I − hH)(θ − θ*) of Rosca et al.
-    2023 (arXiv 2302.01952). It exists for affine fields and for quadratic minibatches too. Where log M is
-    complex (an eigenvalue of M is negative) the real part is returned.
+    2023 (arXiv 2302.01952). It exists for affine fields too, and for an `Epoch` on quadratic minibatches; a
+    method with one field sees the mean of minibatches. Where log M is complex (an eigenvalue of M is negative)
+    the real part is returned.
 
     Raises
     ------

@@ -39,8 +39,8 @@ def modified_field(
         "lambdify": the field written out with sympy (a `SymbolicProblem` or `VectorField`). "autodiff": elementary
         differentials from nested derivatives, each subtree once. "gradients": from gradients alone, for
         a method with one query point; not the truncated series itself, but equal to it up to O(h^order).
-        An expected equation is not evaluated so. "auto": the first of these that applies, and "gradients" for
-        networks.
+        An expected equation is not evaluated so. "auto": the first of these that applies, and for networks
+        "gradients", or "autodiff" for epochs.
 
     Raises
     ------
@@ -60,7 +60,8 @@ def modified_field(
     else:
         equation.method.require_numbers()
     if field == "auto":
-        field = "lambdify" if isinstance(problem, WrittenOut) else "autodiff" if expected else "gradients"
+        nested = expected or (equation.method.steps > 1 and not equation.method.queries_at_parameters)
+        field = "lambdify" if isinstance(problem, WrittenOut) else "autodiff" if nested else "gradients"
     if field == "gradients" and expected:
         raise InvalidProblem(f"field is 'gradients': {equation!r} takes 'lambdify' or 'autodiff'")
     if field == "lambdify":

@@ -121,7 +121,7 @@ def flow(
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
     if series_limit and has_series_limit(form):
-        require_series_limit(method, problem, theta, h)
+        require_series_limit(method, problem, theta, h, epoch=steps > 1)
     times = time_grid(h * int(steps), time)
     if isinstance(form, ModifiedEquation | ExpectedEquation):
         system = _vector_field_system(form, problem, theta, h, field, initial_layer)
@@ -159,15 +159,24 @@ def has_series_limit(form: Form) -> bool:
     return isinstance(form, TimeDerivativeForm) and form.order > 2
 
 
-def require_series_limit(method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float) -> None:
+def curvature_seen(method: GeneralLinearMethod, problem: Problem, theta: Vector, epoch: bool) -> float:
+    """Return λ_max at θ with the rate of weight decay: of the loss, or in an epoch the largest of its minibatches."""
+    parts = range(problem.parts) if epoch else [None]
+    # Weight decay adds to the curvature if it is inside the gradient; outside of it, this errs on the safe side.
+    return max(largest_curvature(problem, theta, part=part) for part in parts) + decay_rate(method)
+
+
+def require_series_limit(
+    method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float, epoch: bool = False
+) -> None:
     """Raise `OutsideSeriesLimit` if h·λ_max at θ is beyond the method's series limit."""
     limit = float(method.series_limit())
-    # Weight decay adds to the curvature if it is inside the gradient; outside of it, this errs on the safe side.
-    curvature = largest_curvature(problem, theta) + decay_rate(method)
+    curvature = curvature_seen(method, problem, theta, epoch)
     if h * curvature >= limit:
+        others = "order=1" if epoch else "phase_space_form, order=1,"
         raise OutsideSeriesLimit(
             f"h·λ_max = {h * curvature:.4g} at the start is beyond the series limit {limit:.4g} of {method}, where the "
-            f"modified vector field means nothing; use phase_space_form, order=1, or h < {limit / curvature:.3g}"
+            f"modified vector field means nothing; use {others} or h < {limit / curvature:.3g}"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import NoConvergence, newton_krylov
 
 from modeq.errors import Diverged, InvalidProblem, UnsupportedOptimizer
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.colours import ColourFields
 from modeq.numeric.protocol import Problem, Vector, positive, whole
 from modeq.numeric.symbolic_problems import SymbolicProblem
@@ -45,8 +45,8 @@ def iterate(
         A multiple of ``method.steps``: whole epochs, for instance.
     batches : sequence, optional
         What step n sees, taken in turn: index tensors on a `TorchProblem`, numbers of the losses on a
-        `SymbolicProblem` with several. The problem's own batches, one after the other, by default. A method
-        with as many fields as batches (`Epoch`) has them as its colours.
+        `SymbolicProblem` with several. The problem's own batches, one after the other, by default. Not for a
+        method with as many fields as batches (`Epoch`), which has those of the problem as its colours.
     check : bool
         Whether to raise `Diverged` if the parameters leave the finite numbers, or to return what there is.
 
@@ -67,7 +67,13 @@ def iterate(
     >>> iterate(mq.HeavyBall(momentum=0.5), problem, [1.0], h=0.5, steps=2).y.ravel().tolist()
     [1.0, 0.5, 0.0]
     """
+    require_method(method)
     method.require_numbers()
+    if batches is not None and method.colour_count - len(method.decay) > 1:
+        raise InvalidProblem(
+            f"batches are {batches!r}: {method} has the batches or players of the problem as its colours, in their "
+            "order; leave batches out, and order those of the problem"
+        )
     rates = learning_rates(h, steps)
     if len(rates) % method.steps or any(rate != rates[n - n % method.steps] for n, rate in enumerate(rates)):
         raise InvalidProblem(
@@ -94,6 +100,8 @@ def _checked_parts(batches: Any, problem: Problem) -> Sequence[int] | None:
             f"batches are given, but {problem!r} has no data: use a TorchProblem, or a SymbolicProblem with a list of "
             "losses"
         )
+    if not isinstance(batches, Sequence | np.ndarray):
+        raise InvalidProblem(f"batches are {batches!r}: give a sequence of numbers of the {count} losses")
     numbers = [whole(batch, f"batches[{n}]", least=0) for n, batch in enumerate(batches)]
     if not numbers or max(numbers) >= count:
         raise InvalidProblem(f"batches are {numbers}: give numbers of the {count} losses, from 0 to {count - 1}")

@@ -10,12 +10,13 @@ import numpy as np
 import sympy as sp
 
 from modeq.errors import InvalidMethod, InvalidProblem
-from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.base import GeneralLinearMethod, require_method
+from modeq.numeric.colours import is_game
 from modeq.numeric.comparison import DERIVE, PHASE_SPACE, FormName, step_errors
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer, decay_rate, flow, has_series_limit, require_series_limit
+from modeq.numeric.flows import Layer, curvature_seen, flow, has_series_limit, require_series_limit
 from modeq.numeric.iteration import iterate
-from modeq.numeric.protocol import Problem, largest_curvature, positive, whole
+from modeq.numeric.protocol import Problem, positive, whole
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import phase_space_form
@@ -106,23 +107,38 @@ def observed_order(
     if form not in DERIVE:
         raise InvalidProblem(f"form is {form!r}: it must be one of {list(DERIVE)}")
     time, order, halvings = positive(time, "time"), checked_order(order), whole(halvings, "halvings", least=1)
+    require_method(method)
     theta = problem.start(start)
+    single = method.colour_count - len(method.decay) == 1
+    if single and problem.parts > 1 and not is_game(problem):
+        raise InvalidProblem(
+            f"{problem!r} has {problem.parts} minibatches, which {method} sees one after the other: its law is that of "
+            f"Epoch(method, batches={problem.parts}), not of the mean loss"
+        )
     if problem.epsilon > 1e-12:
         raise InvalidProblem(
             f"{problem!r} computes with a rounding of {problem.epsilon:.1e}, which hides the slopes: use "
             "module.double()"
         )
-    limit = float(method.series_limit())
-    curvature = largest_curvature(problem, theta) + decay_rate(method)
+    epoch = method.steps > 1
+    limit = float("nan") if method.players else float(method.series_limit())
+    curvature = curvature_seen(method, problem, theta, epoch)
     layer_steps = _layer_steps(method, form, order)
     chosen_here = step_sizes is None
     if chosen_here:
         if not curvature > 0:
             raise InvalidProblem("the Hessian at the start is zero: give step_sizes")
+        if method.players:
+            raise InvalidProblem(f"{method} is a game, without a series limit to choose by: give step_sizes")
         steps = max(int(np.ceil(time * curvature / (0.2 * min(limit, 2.0)))), 2 * layer_steps)
         steps = -(-steps // method.steps) * method.steps
         step_sizes = [time / (steps * 2**k) for k in range(halvings + 1)]
     sizes = _decreasing(step_sizes)
+    if odd := [h for h in sizes if round(time / h) % method.steps]:
+        raise InvalidProblem(
+            f"at h = {odd[0]:g} the time {time:g} is {round(time / odd[0])} steps, no multiple of the {method.steps} "
+            f"of {method}: choose time and step_sizes so that it is"
+        )
     settled = layer_steps * sizes[0]
     if settled > 0.8 * time:
         raise InvalidProblem(
@@ -131,7 +147,7 @@ def observed_order(
         )
     equation = DERIVE[form](method, order)
     if has_series_limit(equation):
-        require_series_limit(method, problem, theta, sizes[0])
+        require_series_limit(method, problem, theta, sizes[0], epoch)
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     layer = initial_layer if form != "rest" else False
     sharp_flow = partial(flow, equation, field=field, initial_layer=layer, rtol=1e-13, atol=1e-15, series_limit=False)
@@ -230,10 +246,13 @@ def expected_order(
             found.append(order)
     else:
         included = order - 1 if initial_layer is True else int(initial_layer)
-        equation = modified_equation(method, search)
         layer = initial_layer_of(method, included + 1)
-        found = [tree.order - 1 for tree, value in equation.coefficients.items() if tree.order > order and value != 0]
-        found += [tree.order for tree, value in layer.items() if tree.order > included and value != 0]
+        found = [tree.order for tree, value in layer.items() if tree.order > included and value != 0]
+        for size in range(order + 1, search + 1):  # one by one: with many fields the trees soon are too many
+            terms = modified_equation(method, size).items()
+            if any(tree.order == size and value != 0 for tree, value in terms):
+                found.append(size - 1)
+                break
     if not found:
         raise InvalidMethod(
             f"{method} has no neglected term through order {search}: it may follow its equation exactly"

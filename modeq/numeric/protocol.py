@@ -114,8 +114,10 @@ def flat_start(start: Any, size: int) -> Vector:
     return theta
 
 
-def largest_curvature(problem: Problem, theta: Vector, iterations: int = 60, tolerance: float = 1e-6) -> float:
-    """Return the largest |λ| of the Hessian at θ, by power iteration from a fixed start.
+def largest_curvature(
+    problem: Problem, theta: Vector, iterations: int = 60, tolerance: float = 1e-6, part: int | None = None
+) -> float:
+    """Return the largest |λ| of the Hessian at θ, or of that of one part, by power iteration from a fixed start.
 
     Examples
     --------
@@ -132,7 +134,7 @@ def largest_curvature(problem: Problem, theta: Vector, iterations: int = 60, tol
         if norm == 0:
             return 0.0
         vector /= norm
-        image = -problem.derivative(theta, (vector,))
+        image = -(problem.derivative(theta, (vector,)) if part is None else problem.derivative(theta, (vector,), part))
         previous, value = value, float(np.linalg.norm(image))
         if abs(value - previous) <= tolerance * value:
             break

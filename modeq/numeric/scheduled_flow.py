@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modeq.errors import InvalidProblem, OutsideSeriesLimit
+from modeq.errors import InvalidProblem, ModeqError, OutsideSeriesLimit
 from modeq.numeric.colours import ColourFields
 from modeq.numeric.fields import series_value
 from modeq.numeric.integration import System
 from modeq.numeric.protocol import Problem, Vector, largest_curvature
+from modeq.symbolic.scheduled import scheduled_time_derivative_form
 from modeq.symbolic.scheduled_forms import Factor, ScheduledEquation, ScheduledForm, ScheduledTimeDerivativeForm
 
 TimeDependent = Callable[[float, Vector], Vector]
@@ -33,7 +34,7 @@ def scheduled_system(
     h : positive number
         The base learning rate.
     times : array
-        The steps of the trajectory, on which φ must be positive.
+        The steps of the trajectory, on which φ must be positive and, at order 2, its slope finite.
     initial_layer : bool or int
         Whether the start is the optimizer's own; of a `ScheduledEquation` also the highest power of h, 0 or 1.
     series_limit : bool
@@ -56,6 +57,7 @@ def scheduled_system(
     """
     phi, slope = form.factors()
     largest = _largest(form, phi, times)
+    _require_finite_slope(form, slope, times)
     if isinstance(form, ScheduledTimeDerivativeForm):
         right_hand_side, start = _time_derivatives(form, problem, theta, h, phi, slope, bool(initial_layer))
     else:
@@ -83,6 +85,17 @@ def _largest(form: ScheduledForm, phi: Factor, times: Vector) -> float:
     return float(np.max(values))
 
 
+def _require_finite_slope(form: ScheduledForm, slope: Factor, times: Vector) -> None:
+    values = np.array([slope(time) for time in times]) if form.order > 1 else np.zeros(1)
+    if not np.all(np.isfinite(values)):
+        bad = int(np.argmin(np.isfinite(values)))
+        advice = "end the flow before" if bad else "use order=1"
+        raise InvalidProblem(
+            f"schedule is {form.schedule}, at {form.t} = {times[bad]:g} its slope is {values[bad]:g}: give one with a "
+            f"finite slope, or {advice}"
+        )
+
+
 def _require_series_limit(form: ScheduledEquation, problem: Problem, theta: Vector, rate: float) -> None:
     limit = float(form.method.series_limit())
     curvature = largest_curvature(problem, theta) + float(sum(form.method.decay.values()))
@@ -90,8 +103,17 @@ def _require_series_limit(form: ScheduledEquation, problem: Problem, theta: Vect
         raise OutsideSeriesLimit(
             f"h·φ·λ_max = {rate * curvature:.4g} for the largest φ and the curvature at the start is beyond the "
             f"series limit {limit:.4g} of {form.method}, where the modified vector field means nothing; use "
-            f"scheduled_time_derivative_form, order=1, or h·φ < {limit / curvature:.3g}"
+            f"{_others(form)} or h·φ < {limit / curvature:.3g}"
         )
+
+
+def _others(form: ScheduledEquation) -> str:
+    """Which other forms of the method mean something outside of the series limit."""
+    try:
+        scheduled_time_derivative_form(form.method, form.schedule, form.t).autonomous.require_well_posed()
+    except ModeqError:
+        return "order=1"
+    return "scheduled_time_derivative_form, order=1,"
 
 
 def _vector_field(
@@ -122,7 +144,9 @@ def _vector_field(
     def right_hand_side(time: float, theta: Vector) -> Vector:
         values = np.array([fields(colour, theta) for colour in colours])
         factor = phi(time)
-        total = (factor * first + h * slope(time) * slopes) @ values
+        total = factor * first @ values
+        if form.order > 1:
+            total += h * slope(time) * slopes @ values
         for colour in curved:
             total += h * factor**2 * fields(colour, theta, [second[colour] @ values])
         return total

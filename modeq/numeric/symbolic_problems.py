@@ -207,6 +207,10 @@ class VectorField(WrittenOut):
         >>> mq.VectorField.of_losses([x * y, -x * y], [[x], [y]])
         VectorField((-y, x), [x, y], players=[[x], [y]])
         """
+        if not isinstance(players, list | tuple) or not isinstance(losses, list | tuple | sp.MatrixBase):
+            raise InvalidProblem(
+                f"losses are {losses!r} and players {players!r}: give a list of losses, and one of lists of variables"
+            )
         groups = [tuple(group) if isinstance(group, Iterable) else () for group in players]
         variables = checked_variables([v for group in groups for v in group])
         if len(losses) != len(groups):
@@ -261,7 +265,8 @@ def checked_expression(given: Any, variables: tuple[sp.Symbol, ...], what: str) 
 
 def _checked_players(players: Any, variables: tuple[sp.Symbol, ...]) -> tuple[tuple[sp.Symbol, ...], ...]:
     groups = [tuple(g) if isinstance(g, list | tuple) else () for g in players] if isinstance(players, Iterable) else []
-    if not all(groups) or sorted(map(str, (v for g in groups for v in g))) != sorted(map(str, variables)):
+    listed = [v for group in groups for v in group]
+    if not all(groups) or len(listed) != len(variables) or set(listed) != set(variables):
         raise InvalidProblem(
             f"players are {players!r}: give the variables of each player, so that each of {list(variables)} occurs once"
         )

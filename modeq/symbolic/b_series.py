@@ -49,12 +49,14 @@ class BSeries(Mapping[Tree, sp.Expr]):
     offset : 1 for a field, 0 for what is added to θ
     decay : mapping from the colours of weight decay to their rates
     method : what the series was derived from; None for the result of an operation on series
+    players : whether the colours are the players of a game, each field being zero outside its own block
     """
 
     series: Coefficients
     offset: int = 1
     decay: Mapping[int, sp.Expr] = field(default_factory=lambda: FrozenMapping({}))
     method: GeneralLinearMethod | None = None
+    players: bool = False
 
     __array_ufunc__ = None  # a numpy number times a field is the field's product
     _left: ClassVar[Written] = Written("y", "y")
@@ -64,7 +66,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
     @classmethod
     def of(cls, method: GeneralLinearMethod, series: Coefficients, offset: int | None = None) -> Self:
         """Return the series of a method, with the usual offset of its kind if none is given."""
-        return cls(series, cls.offset if offset is None else offset, method.decay, method)
+        return cls(series, cls.offset if offset is None else offset, method.decay, method, method.players)
 
     @property
     def order(self) -> int:
@@ -110,7 +112,7 @@ class BSeries(Mapping[Tree, sp.Expr]):
         if not isinstance(other, BSeries):
             return NotImplemented
         mine, others = (
-            (series.order, series.offset, series.colour_count, dict(series.decay), len(series))
+            (series.order, series.offset, series.colour_count, dict(series.decay), len(series), series.meaning)
             for series in (self, other)
         )
         if mine != others:
@@ -222,6 +224,15 @@ class BSeries(Mapping[Tree, sp.Expr]):
             terms = [(tidy(weight), symbol) for symbol, weight in weights.items()]
             groups.append((size - self.offset, [(weight, symbol) for weight, symbol in terms if weight != 0]))
         return groups
+
+    @property
+    def meaning(self) -> tuple[Any, ...]:
+        """What the colours stand for: series of different meanings are not equal, and cannot be combined."""
+        return ("players",) if self.players else ()
+
+    def resolved(self, given: Any) -> "BSeries":
+        """Return the series for what is given for the colours: a number put in for that of batches, say."""
+        return self
 
     def draws(self, given: Any) -> list[Any]:
         """Return what is given for the colours, once for each draw that the series is averaged over."""

@@ -4,7 +4,7 @@ from typing import Any, overload
 
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.minibatches import ExpectedEpoch, SymbolicEpoch
+from modeq.methods.minibatches import ExpectedEpoch, UnlistedEpoch
 from modeq.symbolic.b_series import Written
 from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.fields_and_maps import BSeriesField
@@ -94,10 +94,10 @@ def modified_equation(method: GeneralLinearMethod | ExpectedEpoch, order: int) -
     (1/(1 - beta), -(beta + 1)/(2*(1 - beta)**3))
     """
     number = checked_order(order)
-    if isinstance(method, SymbolicEpoch):
+    if isinstance(method, UnlistedEpoch):
         raise InvalidMethod(
-            f"{method} has a symbol for its number of batches: take its .expected('reshuffling'), say, or give an "
-            "integer"
+            f"{method} has a symbol, or more than can be listed, for its number of batches: take its "
+            ".expected('reshuffling'), say, or give a smaller integer"
         )
     if isinstance(method, ExpectedEpoch):
         return ExpectedEquation.derived(method, number)

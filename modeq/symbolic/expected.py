@@ -14,7 +14,7 @@ from typing import Any
 
 from modeq.errors import InvalidMethod, InvalidOrder
 from modeq.methods.minibatches import ExpectedEpoch
-from modeq.symbolic.passes import Number, Places, apply, passes_of, same, times, total
+from modeq.symbolic.passes import Number, Places, apply, has_moment, passes_of, same, times, total
 from modeq.symbolic.rooted_trees import Tree, checked_order, tree_table
 
 LARGEST_ORDER = 3
@@ -74,6 +74,7 @@ class ExpectedRecursion:
         self.replacement = epoch.sampling == "replacement"
         self.decay = {2 + i: method.decay[colour] for i, colour in enumerate(rates)}
         self._kinds = [2 + rates.index(c) if c in method.decay else MEAN for c in method.colours]
+        self._batches = epoch.batches
         self.passes = passes_of(method, epoch.batches)
         self._states: dict[Tree, list[list[Number]]] = {}  # x_τ at the nodes
         self._known: dict[Any, list[list[Number]] | None] = {}
@@ -83,9 +84,9 @@ class ExpectedRecursion:
     def _coefficient(self, tree: Tree) -> Number:
         """b(τ); x_τ is kept."""
         vertices = list(_laid_out(tree, -1, [0]))
-        deviations = sum(vertex.tree.colour == DEVIATION for vertex in vertices)
+        deviations = deviations_of(tree)
         forcing: list[list[Number]] = [[0] * (1 + len(self.passes.split.A)) for _ in range(self.order)]
-        if deviations == 1 or not self.passes.has_moment(deviations):
+        if not has_moment(deviations, self._batches):
             self._states[tree] = forcing
             return self.passes.field.zero
         for steps, inside in self._orderings(vertices, deviations):
@@ -219,6 +220,17 @@ class ExpectedRecursion:
             columns = zip(*([s[k], *y[k]] for k in range(len(at))), strict=True)
             states.append([total(times(x, c) for x, c in zip(column, at, strict=True)) for column in columns])
         return states, slope
+
+
+def deviations_of(tree: Tree) -> int:
+    """Return the number of deviations in a tree.
+
+    Examples
+    --------
+    >>> deviations_of(Tree(1, [(0, []), (1, [])]))
+    2
+    """
+    return int(tree.colour == DEVIATION) + sum(deviations_of(child) for child in tree.children)
 
 
 def _laid_out(tree: Tree, parent: int, counter: list[int]) -> Iterator[_Vertex]:

@@ -1,22 +1,23 @@
 """The face of the expectations over an epoch: a modified equation in the mean loss and the batches' deviations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem
+from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem, InvalidSeries
 from modeq.methods.exact import FrozenMapping
 from modeq.methods.minibatches import ExpectedEpoch
 from modeq.symbolic.b_series import Written
 from modeq.symbolic.differentials import h as default_step
-from modeq.symbolic.expected import DEVIATION, MEAN, ExpectedRecursion
+from modeq.symbolic.expected import DEVIATION, MEAN, ExpectedRecursion, deviations_of
 from modeq.symbolic.explicit_fields import ExplicitField, checked_expression, explicit
-from modeq.symbolic.fields_and_maps import BSeriesField
+from modeq.symbolic.fields_and_maps import BSeriesField, BSeriesMap, series_of
 from modeq.symbolic.initial_layer import InitialLayer, initial_layer
+from modeq.symbolic.passes import has_moment
 from modeq.symbolic.rooted_trees import Tree
 
 
@@ -78,6 +79,49 @@ class ExpectedEquation(BSeriesField):
         return ExpectedEquation.derived(self.epoch, self.order, average_of_logarithms=True)
 
     @property
+    def meaning(self) -> tuple[Any, ...]:
+        """The colours are mean and deviation of so many batches."""
+        return "batches", self.batches
+
+    def _result(self, coefficients: Mapping[Tree, sp.Expr], order: int) -> "ExpectedEquation":
+        return replace(self, series=series_of(self.series.table.truncated(order), coefficients))
+
+    def exponential(self) -> BSeriesMap:
+        """Refused: a flow of an average is no average, unless the order of the batches is part of it."""
+        raise InvalidSeries(
+            f"{self!r} is averaged over the batches: sums and multiples of it are series of the kind, but not its "
+            "flow map; integrate it with flow"
+        )
+
+    def for_batches(self, batches: int) -> "ExpectedEquation":
+        """Return the equation with a number put in for the symbol m.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> epoch = mq.Epoch(mq.GradientDescent(), batches=sp.Symbol("m")).expected("reshuffling")
+        >>> three = mq.modified_equation(mq.Epoch(mq.GradientDescent(), batches=3).expected("reshuffling"), order=3)
+        >>> mq.modified_equation(epoch, order=3).for_batches(3) == three
+        True
+        """
+        assert self.epoch is not None
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+            raise InvalidMethod(f"batches is {batches!r}: give a positive integer")
+        if self.batches.is_Integer:
+            if self.batches != batches:
+                raise InvalidMethod(f"batches is {batches}: {self!r} is of {self.batches}")
+            return self
+
+        def put(tree: Tree, value: sp.Expr) -> sp.Expr:
+            # Where 1/(m − 1) or 1/(m − 2) has no value the moment beside it is 0.
+            exists = has_moment(deviations_of(tree), sp.Integer(batches))
+            return value.subs(self.batches, batches) if exists else sp.Integer(0)
+
+        values = {tree: put(tree, value) for tree, value in self.items()}
+        epoch = replace(self.epoch, batches=sp.Integer(batches))
+        return replace(self, series=series_of(self.series.table, values), epoch=epoch)
+
+    @property
     def batches(self) -> sp.Expr:
         """The number m of batches."""
         assert self.epoch is not None
@@ -103,11 +147,13 @@ class ExpectedEquation(BSeriesField):
         """
         assert self.epoch is not None
         method, number = self.epoch.method, self.order - 1 if order is None else order
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise InvalidOrder(f"the order of an initial layer is {order!r}: give an integer from 0")
         layer = initial_layer(method, min(number, 1))
         if number > 1 and (method.state_count > 1 or any(layer.values())):
             raise InvalidOrder(
                 f"the order of the initial layer is {number}: that of an expected epoch with memory is derived to "
-                "order 1; start from a point where the transients have died out, with initial_layer=False"
+                "order 1; give initial_layer=1, or start where the transients have died out with initial_layer=False"
             )
         return layer
 
@@ -148,17 +194,23 @@ class ExpectedEquation(BSeriesField):
         >>> mq.modified_equation(epoch, order=2).on([x**2, 2 * x**2], [x], h=h).components
         (-5*h*x - 3*x,)
         """
-        written = [explicit(self, draw, variables, h) for draw in self.draws(loss_or_field)]
+        numbered = self.resolved(loss_or_field)
+        written = [explicit(numbered, draw, variables, h) for draw in numbered.draws(loss_or_field)]
         averaged = [sp.Add(*parts) / len(written) for parts in zip(*(one.components for one in written), strict=True)]
         polynomial = all(component.is_polynomial(*written[0].variables) for component in averaged)
         components = tuple(sp.expand(c) if polynomial else c for c in averaged)
         return ExplicitField(written[0].variables, components, written[0].h)
 
-    def draws(self, given: Any) -> list[list[Any]]:
-        """Return for each batch the mean and its deviation from that: of losses, or of the vectors of fields."""
-        if not isinstance(given, list | tuple) or not given or (self.batches.is_Integer and len(given) != self.batches):
+    def resolved(self, given: Any) -> "ExpectedEquation":
+        """Return the equation for as many batches as there are losses or fields."""
+        fits = isinstance(given, list | tuple) and given
+        if not fits or (self.batches.is_Integer and len(given) != self.batches):
             wanted = f"{self.batches} of them" if self.batches.is_Integer else "one for each batch"
             raise InvalidProblem(f"the losses of the batches are {given!r}: give a list, {wanted}")
+        return self.for_batches(len(given))
+
+    def draws(self, given: Any) -> list[list[Any]]:
+        """Return for each batch the mean and its deviation from that: of losses, or of the vectors of fields."""
         vectors = [list(entry) for entry in given if isinstance(entry, Sequence | sp.MatrixBase)]
         if not vectors:
             return [[_mean(given), _deviation(loss, given)] for loss in given]

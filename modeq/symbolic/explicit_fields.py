@@ -148,8 +148,7 @@ def concrete_fields(loss_or_field: Any, variables: Any, method: Any) -> tuple[li
     given = [loss_or_field] if len(colours) == 1 else list(loss_or_field)
     if len(given) != len(colours):
         raise InvalidProblem(f"{method!r} needs {len(colours)} losses or fields, {len(given)} were given")
-    source = getattr(method, "method", method)  # of a series; None if it was derived from other series
-    if getattr(source, "players", False) and not all(isinstance(f, list | tuple | sp.MatrixBase) for f in given):
+    if method.players and not all(isinstance(f, list | tuple | sp.MatrixBase) for f in given):
         raise InvalidProblem(
             f"the fields are {given!r}: of a game give each player's field, zero outside its own parameters, such as "
             "mq.VectorField.of_losses(losses, players).part_expressions"

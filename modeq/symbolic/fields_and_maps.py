@@ -52,7 +52,7 @@ class _Computable(BSeries):
                     f"{tree!r} is not among the trees with at most {order} vertices in {colours} colour(s): raise "
                     "order or colours"
                 )
-        return cls(_coefficients(table, given), cls.offset)
+        return cls(series_of(table, given), cls.offset)
 
     def _beside(self, other: Any, kind: type["_Computable"]) -> int:
         """The order to which it can be combined with a series of a kind; an error if it cannot."""
@@ -60,13 +60,13 @@ class _Computable(BSeries):
             raise InvalidSeries(f"{other!r} is no {kind.__name__}: build one with {kind.__name__}.from_coefficients")
         order = min(self.order, other.order)
         mine, others = (
-            (series.colour_count, dict(series.decay), series.series.table.starts[: order + 2])
+            (series.colour_count, dict(series.decay), series.series.table.starts[: order + 2], series.meaning)
             for series in (self, other)
         )
         if mine != others:
             raise InvalidSeries(
                 f"{self!r} and {other!r} are series of different fields: give them the same number of colours, the "
-                "same rates of weight decay, and the same given vectors"
+                "same rates of weight decay and the same given vectors, of one loss, one game, or as many batches"
             )
         return order
 
@@ -113,8 +113,7 @@ class _Computable(BSeries):
         """
         if isinstance(colour, bool) or not isinstance(colour, int) or not 0 <= colour < self.colour_count:
             raise InvalidTree(f"colour is {colour!r}: {self!r} has the colours 0 to {self.colour_count - 1}")
-        part = self._result({tree: c for tree, c in self.items() if tree.colour == colour}, self.order)
-        return replace(part, method=self.method)  # which says whether the fields are those of players
+        return self._result({tree: c for tree, c in self.items() if tree.colour == colour}, self.order)
 
     def rescaled(self, factor: Any) -> Self:
         """Return the series with factor·h for h.
@@ -134,7 +133,8 @@ class _Computable(BSeries):
     def _result(self, coefficients: Mapping[Tree, sp.Expr], order: int) -> Self:
         """A series of the same kind and fields, derived from no method."""
         kind: Any = BSeriesField if isinstance(self, BSeriesField) else BSeriesMap
-        result: Self = kind(_coefficients(self.series.table.truncated(order), coefficients), self.offset, self.decay)
+        series = series_of(self.series.table.truncated(order), coefficients)
+        result: Self = kind(series, self.offset, self.decay, players=self.players)
         return result
 
 
@@ -186,7 +186,7 @@ class BSeriesField(_Computable):
         True
         """
         weights = algebra.flow_map(self.coefficients, self.order)
-        return BSeriesMap(_coefficients(self.series.table, weights), 0, self.decay)
+        return BSeriesMap(series_of(self.series.table, weights), 0, self.decay, players=self.players)
 
     def adjoint(self) -> "BSeriesField":
         """Return the field of the adjoint method: the same with −h for h.
@@ -358,7 +358,7 @@ class BSeriesMap(_Computable):
         True
         """
         weights = algebra.logarithm(self.coefficients, self.order)
-        return BSeriesField(_coefficients(self.series.table, weights), 1, self.decay)
+        return BSeriesField(series_of(self.series.table, weights), 1, self.decay, players=self.players)
 
     def substitute(self, field: BSeriesField) -> "BSeriesMap":
         """Return the map with `field` instead of f, for one colour; see :meth:`BSeriesField.substitute`.
@@ -406,8 +406,14 @@ class BSeriesMap(_Computable):
         return structure.largest_order(lambda p: structure.is_exact_flow(self.coefficients, p), self.order)
 
 
-def _coefficients(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coefficients:
-    """Coefficients in the smallest field that holds them; 0 for trees that are not among the weights."""
+def series_of(table: TreeTable, weights: Mapping[Tree, sp.Expr]) -> Coefficients:
+    """Return coefficients in the smallest field that holds them; 0 for trees that are not among the weights.
+
+    Examples
+    --------
+    >>> series_of(tree_table(2), {Tree([]): sp.Rational(1, 2)}).expressions
+    [1/2, 0]
+    """
     values = [weights.get(tree, sp.Integer(0)) for tree in table.trees]
     taken = sorted({symbol.name for value in values for symbol in value.free_symbols} & RESERVED)
     if taken:

@@ -68,6 +68,9 @@ class ModifiedLoss:
         >>> sp.expand(mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().on(x**2, [x], h=h))
         h*x**2 + x**2
         """
+        resolved = self.series.resolved(loss)
+        if resolved is not self.series:
+            return modified_loss(resolved, self.order).on(loss, variables, h)
         draws = self.series.draws(loss)
         return sp.Add(*(self._on_one(draw, variables, h) for draw in draws)) / len(draws)
 
@@ -220,8 +223,7 @@ def gradient_part(series: "BSeries") -> tuple[ModifiedLoss, dict[Tree, sp.Expr]]
 
 
 def _require_no_players(series: "BSeries") -> None:
-    # An operation on series forgets the method, so that a sum, say, of the equations of games passes.
-    if series.method is not None and series.method.players:
+    if series.players:
         raise NotAGradientFlow(
             f"{series!r} is of a game: the field of each player is the gradient of a loss of its own in its own "
             "parameters, and the whole field is no gradient of one loss; read the terms of player c with "

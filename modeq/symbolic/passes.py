@@ -19,7 +19,8 @@ from modeq.symbolic.geometric_sums import Exponents, LaurentSum, nested_sum
 from modeq.symbolic.rooted_trees import TreeTable
 from modeq.symbolic.series import Coefficients
 
-LARGEST_NUMBER_OF_BATCHES = 40  # whose steps are summed over one by one
+FEW_BATCHES = 6  # whose steps are summed over one by one in any case
+LARGEST_NUMBER_OF_BATCHES = 40  # for which that is done where there is no closed form
 
 Number = Any  # an element of the field, or a LaurentSum over it: both add, multiply, and are false if they are 0
 Power = Callable[[list[Number]], list[Number]]  # of the matrix of the parasitic states, applied to a vector
@@ -72,10 +73,6 @@ class Passes(ABC):
         """E of a product of deviations of so many different batches, as a multiple of that with a single batch."""
 
     @abstractmethod
-    def has_moment(self, size: int) -> bool:
-        """Whether so many deviations of one batch, multiplied and averaged over the batches, can be other than 0."""
-
-    @abstractmethod
     def coefficients(self, table: TreeTable, values: list[Number]) -> Coefficients:
         """Return the values as the coefficients of a series."""
 
@@ -115,6 +112,21 @@ class SplitMethod:
         self.readout = elements((method.readout * T).applyfunc(sp.cancel)[:, 1:], K)[0]
 
 
+def has_moment(size: int, batches: sp.Expr) -> bool:
+    """Return whether so many deviations of one batch, multiplied and averaged over the batches, can be other than 0.
+
+    A single deviation averages to 0, one batch has none, and for two batches odd moments vanish.
+
+    Examples
+    --------
+    >>> [has_moment(3, sp.Integer(m)) for m in (1, 2, 3)], has_moment(3, sp.Symbol("m")), has_moment(1, sp.Symbol("m"))
+    ([False, False, True], True, False)
+    """
+    if size == 0 or not batches.is_Integer:
+        return size != 1
+    return size > 1 and (batches > 2 or (batches == 2 and size % 2 == 0))
+
+
 def passes_of(method: GeneralLinearMethod, batches: sp.Expr) -> Passes:
     """Return the passes over a number of batches, or over a symbol.
 
@@ -124,9 +136,14 @@ def passes_of(method: GeneralLinearMethod, batches: sp.Expr) -> Passes:
     >>> passes_of(mq.HeavyBall(momentum=0.5), sp.Integer(3)).settling == [[sp.Rational(8, 7)]]
     True
     """
-    if batches.is_Integer and batches <= LARGEST_NUMBER_OF_BATCHES:
+    if batches.is_Integer and batches <= FEW_BATCHES:
         return NumberedPasses(method, int(batches))
-    return SymbolicPasses(method, batches)
+    try:
+        return SymbolicPasses(method, batches)
+    except InvalidMethod:
+        if batches.is_Integer and batches <= LARGEST_NUMBER_OF_BATCHES:
+            return NumberedPasses(method, int(batches))
+        raise
 
 
 class NumberedPasses(Passes):
@@ -156,10 +173,6 @@ class NumberedPasses(Passes):
         """1, −1/(m − 1), 2/((m − 1)(m − 2))."""
         K, m = self.field, self._batches
         return K.one if different < 2 else -K.one / K(m - 1) if different == 2 else K(2) / K((m - 1) * (m - 2))
-
-    def has_moment(self, size: int) -> bool:
-        """Whether m batches have such a central moment: one has none, two have no odd ones."""
-        return size == 0 or self._batches > 2 or (self._batches == 2 and size % 2 == 0)
 
     def coefficients(self, table: TreeTable, values: list[Number]) -> Coefficients:
         """Return the values as they are."""
@@ -240,10 +253,6 @@ class SymbolicPasses(Passes):
             return self._constant({poles: 1}) * -K.one
         return self._constant({poles: 1, poles + 1: 1}) * K(2)
 
-    def has_moment(self, size: int) -> bool:
-        """Whether batches have such a central moment in general."""
-        return True
-
     def coefficients(self, table: TreeTable, values: list[Number]) -> Coefficients:
         """Return the values as rational functions of the symbols, m, and the μ_i^m."""
         K, count = self.field, len(self._eigenvalues)
@@ -306,7 +315,7 @@ def eigenvalues(method: GeneralLinearMethod) -> list[sp.Expr]:
             raise InvalidMethod(
                 f"{method} has the parasitic eigenvalues of ({factor})^{multiplicity}: for a symbol or more than "
                 f"{LARGEST_NUMBER_OF_BATCHES} as the number of batches they must be simple, not 0, and rational in its "
-                "symbols; give batches a smaller integer"
+                f"symbols; give an integer up to {LARGEST_NUMBER_OF_BATCHES} as batches"
             )
         found.append(sp.cancel(-constant / lead))
     return found

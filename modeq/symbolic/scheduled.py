@@ -36,9 +36,10 @@ def scheduled_equation(
     schedule : sympy expression φ in t, optional
         Positive and smooth: the learning rate as a multiple of the base rate h. By default any function φ(t).
         It may jump from one step to the next, written as a `Piecewise`, if all buffers are in units of the field;
-        otherwise a jump costs one order.
+        otherwise a jump costs one order. For an `Epoch`, whose rate stays that of its first step, a jump must fall on
+        the end of an epoch: inside of one the error is O(h), and need not shrink from one h to the next.
     t : symbol, optional
-        The symbol of the time in φ; the one named t by default.
+        The symbol of the time in φ; the one named t by default. With ``real=True`` where φ has ``sp.Abs`` in it.
     order : 1 or 2
 
     Raises
@@ -83,7 +84,7 @@ def scheduled_time_derivative_form(
     method : GeneralLinearMethod
         All its gradients are taken at θ; with ``step_powers``.
     schedule, t, order : as in :func:`scheduled_equation`
-        Where φ jumps so does θ', which this form cannot follow: a jump costs one order.
+        Where φ jumps so does θ', which this form cannot follow: a jump costs one order. Epochs have no such form.
 
     Raises
     ------
@@ -157,15 +158,30 @@ def _checked(method: Any, schedule: Any, t: Any, order: Any) -> tuple[sp.Expr, s
         raise InvalidProblem(f"schedule is {schedule!r}: give a finite sympy expression in t, sp.exp(-t) for instance")
     symbols = sorted(phi.free_symbols, key=str)
     time = t or next((symbol for symbol in symbols if symbol.name == "t"), sp.Symbol("t"))
-    if symbols and (time not in symbols) and (t is None or time.name in map(str, symbols)):
+    if twin := next((symbol for symbol in symbols if symbol.name == time.name and symbol != time), None):
+        raise InvalidProblem(
+            f"schedule is {phi}, in which {sp.srepr(twin)} is another symbol than {sp.srepr(time)}: create the time "
+            "once, with the same assumptions, for the schedule and t"
+        )
+    if symbols and time not in symbols and t is None:
         raise InvalidProblem(f"schedule is {phi}, without the symbol {time} of the time: give t={symbols[0]}, its own")
     if "h" in map(str, (*symbols, time)) or time in method.free_symbols:
         raise InvalidProblem(f"schedule is {phi} with the time {time}: h and the symbols of {method} are taken, rename")
     if phi.has(AppliedUndef):
         return phi, time, number
-    if phi.diff(time).has(sp.Derivative, sp.Subs, sp.DiracDelta):
+    if _has_no_slope(phi, time):
+        real = sp.Dummy(real=True)
+        if not time.is_extended_real and not _has_no_slope(phi.subs(time, real), real):
+            raise InvalidProblem(
+                f"schedule is {phi}, which has no derivative in a complex {time}: create it as "
+                f"sp.Symbol({time.name!r}, real=True), or write a sympy Piecewise"
+            )
         raise InvalidProblem(f"schedule is {phi}, which has no derivative: write what jumps as a sympy Piecewise")
     first = phi.subs(time, 0)
     if not first.free_symbols and not (first.is_extended_real and first.is_finite and first > 0):
         raise InvalidProblem(f"schedule is {phi}, at {time} = 0 it is {first}: give a positive multiple of h")
     return phi, time, number
+
+
+def _has_no_slope(phi: sp.Expr, time: sp.Symbol) -> bool:
+    return bool(phi.diff(time).has(sp.Derivative, sp.Subs, sp.DiracDelta))

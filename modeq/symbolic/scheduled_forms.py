@@ -78,7 +78,8 @@ class ScheduledForm(ABC):
     def rate(self, h: Any) -> Callable[[int], float]:
         """Return the schedule as a function of the step, n ↦ h·φ(hn), for ``mq.iterate(…, h=form.rate(h))``.
 
-        Of an `Epoch` the rate is that of its first step throughout.
+        Of an `Epoch` the rate is that of its first step throughout, while the form has φ(t): a schedule must not jump
+        but at the end of an epoch.
 
         Parameters
         ----------

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem
@@ -70,16 +71,18 @@ class StochasticEquation:
         Parameters
         ----------
         losses : sequence of at least two sympy expressions L_k, or of fields
-            One for each batch; a field f_k is a sequence of its components. Their mean is what drifts.
+            One for each batch; a field f_k is a sequence of its components. Their mean is what drifts. A list, tuple
+            or numpy array; of losses also a sympy column.
         variables : sequence of sympy symbols
             The parameters θ.
-        h : symbol or number
+        h : symbol or positive number
             The learning rate.
 
         Raises
         ------
         InvalidProblem
-            If there are fewer than two losses, one of them is no finite expression, or symbols clash.
+            If there are fewer than two losses, one of them is no finite expression, some are fields and some are
+            not, h is not positive, or symbols clash.
 
         Examples
         --------
@@ -89,14 +92,14 @@ class StochasticEquation:
         >>> model.drift.components, model.covariance
         ((-9*h*x/8 + 3*h/8 - 3*x/2 + 1/2,), Matrix([[h*x**2/4 + h*x/2 + h/4]]))
         """
-        if not isinstance(losses, list | tuple) or len(losses) < 2:
-            raise InvalidProblem(f"losses are {losses!r}: give a list of at least two, one for each minibatch")
         colour = field_colour(self.method)
         parts = []
-        for loss in losses:
+        for loss in _one_for_each_batch(losses):
             fields, symbols = concrete_fields(loss, variables, self.method)
             parts.append(sp.Matrix(fields[colour]))
         step = checked_step(h, symbols)
+        if step.is_positive is False:
+            raise InvalidProblem(f"h is {h!r}: give a positive number, 0.01 for instance, or a symbol")
         mean = sum(parts, sp.zeros(len(symbols), 1)) / len(parts)
         drift = self.drift.on(list(mean), symbols, step)
         spread = [part - mean for part in parts]
@@ -141,6 +144,18 @@ class StochasticEquation:
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
+
+
+def _one_for_each_batch(losses: Any) -> list[Any]:
+    """Losses, or fields as lists or matrices, after a check."""
+    column = isinstance(losses, sp.MatrixBase) and losses.cols == 1
+    given = losses.tolist() if isinstance(losses, np.ndarray) else list(losses) if column else losses
+    if not isinstance(given, list | tuple) or len(given) < 2:
+        raise InvalidProblem(f"losses are {losses!r}: give a list of at least two, one for each minibatch")
+    given = [entry.tolist() if isinstance(entry, np.ndarray) else entry for entry in given]
+    if len({isinstance(entry, list | tuple | sp.MatrixBase) for entry in given}) > 1:
+        raise InvalidProblem(f"losses are {losses!r}: give a loss for each minibatch, or for each a field, not both")
+    return given
 
 
 def field_colour(method: GeneralLinearMethod) -> int:

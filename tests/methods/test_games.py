@@ -270,10 +270,34 @@ def test_players_that_are_refused(make, player, message):
 
 
 @MAKERS
-@pytest.mark.parametrize("rates", [[1], [1, 1, 1], [1, 0], [1, -0.5]], ids=str)
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [1],
+        [1, 1, 1],
+        [1, 0],
+        [1, -0.5],
+        [sp.Symbol("a", negative=True), 1],
+        [1, sp.Symbol("a", nonpositive=True)],
+        [1, -sp.Symbol("a", positive=True) / 2],
+        np.array([1.0, -1.0]),
+        sp.Matrix([1, 0]),
+        sp.eye(2),
+    ],
+    ids=str,
+)
 def test_rates_that_are_refused(make, rates):
-    with pytest.raises(InvalidMethod, match="rates is .*: give a positive number for each of the 2 players"):
+    with pytest.raises(InvalidMethod, match="(?s)rates is .*: give a positive number for each of the 2 players"):
         make([descent, descent], rates)
+
+
+@MAKERS
+def test_rates_and_updates_in_arrays(make):
+    expected = make([descent, descent], [Q(1, 2), nu], [1, 2])
+    for kind in (tuple, sp.Matrix, sp.ImmutableMatrix, lambda values: sp.Matrix([values]), np.array):
+        assert make([descent, descent], kind([Q(1, 2), nu]), kind([1, 2])) == expected
+    with pytest.raises(InvalidMethod, match=r"rates\[0\] is array\(\[1, 1\]\): give a number or a sympy expression"):
+        make([descent, descent], np.ones((2, 2), dtype=int))
 
 
 @MAKERS

@@ -194,6 +194,30 @@ def test_the_evaluations_of_an_expected_equation_agree():
     np.testing.assert_allclose(flows[0].t, 0.015 * np.arange(11), atol=1e-15)
 
 
+def test_the_series_limit_counts_the_curvature_of_each_batch():
+    """The mean of these two is nearly flat, and each of them far beyond the limit."""
+    problem = mq.SymbolicProblem([50 * X**2, -50 * X**2 + X**2 / 100], [X])
+    for method in (mq.Epoch(mq.GradientDescent(), 2), mq.Epoch(mq.GradientDescent(), 2).expected("reshuffling")):
+        with pytest.raises(mq.OutsideSeriesLimit, match="use order=1 or h < 0.01"):
+            mq.flow(mq.modified_equation(method, 2), problem, [1.0], h=0.1, time=0.4)
+
+
+def test_an_epoch_of_many_batches_has_an_expected_slope():
+    from modeq.numeric.orders import expected_order
+
+    assert expected_order(mq.Epoch(mq.GradientDescent(), 8), 2) == 2
+
+
+def test_epochs_flow_on_a_network_by_default():
+    problem = network_problem()
+    for method in (mq.Epoch(mq.GradientDescent(), 3), mq.Epoch(mq.GradientDescent(), 3).expected("reshuffling")):
+        equation = mq.modified_equation(method, 2)
+        default = mq.flow(equation, problem, h=0.05, time=0.15, rtol=1e-6).y
+        np.testing.assert_array_equal(
+            default, mq.flow(equation, problem, h=0.05, time=0.15, rtol=1e-6, field="autodiff").y
+        )
+
+
 def test_the_exact_flow_on_quadratic_batches_passes_through_the_epochs():
     problem = mq.SymbolicProblem(QUADRATIC, [X, Y])
     for method in METHODS.values():
@@ -226,6 +250,23 @@ def test_the_exact_flow_on_quadratic_batches_passes_through_the_epochs():
                               h=0.001, time=1), mq.InvalidOrder, "derived to order 1"),
         (lambda e, p: mq.flow(mq.modified_equation(mq.Epoch(mq.GradientDescent(), M).expected("reshuffling"), 2), p,
                               START, h=0.001, time=1), mq.InvalidMethod, "free symbols"),
+        (lambda e, p: mq.iterate(mq.Epoch(mq.GradientDescent(), 3), p, START, h=0.1, steps=3, batches=[2, 1, 0]),
+         mq.InvalidProblem, "leave batches out"),
+        (lambda e, p: mq.iterate(mq.GradientDescent(), p, START, h=0.1, steps=3, batches=5), mq.InvalidProblem,
+         "batches are 5: give a sequence"),
+        (lambda e, p: mq.observed_order(mq.GradientDescent(), p, START, time=1, order=1), mq.InvalidProblem,
+         r"its law is that of Epoch\(method, batches=3\)"),
+        (lambda e, p: mq.observed_order(mq.Epoch(mq.GradientDescent(), 3), p, START, time=1, order=1,
+                                        step_sizes=[0.1, 0.05]), mq.InvalidProblem, "no multiple of the 3"),
+        (lambda e, p: mq.observed_order(mq.Epoch(mq.GradientDescent(), 3).expected("reshuffling"), p, START, time=1,
+                                        order=1), mq.InvalidMethod, "is no method"),
+        (lambda e, p: mq.compare(mq.Epoch(mq.GradientDescent(), 3).expected("reshuffling"), p, START, h=0.1, steps=3),
+         mq.InvalidMethod, "is no method"),
+        (lambda e, p: mq.flow(e, mq.VectorField([X, Y, M], [X, Y, M], players=[[X], [Y], [M]]), [1, 1, 1], h=0.1,
+                              time=1), mq.UnsupportedOptimizer, "derive it for as many"),
+        (lambda e, p: mq.iterate(mq.Epoch(mq.GradientDescent(), 2), mq.VectorField([X, Y], [X, Y], players=[[X], [Y]]),
+                                 START, h=0.1, steps=2), mq.UnsupportedOptimizer, "minibatches, a list of losses"),
+        (lambda e, p: e.initial_layer("a"), mq.InvalidOrder, "give an integer from 0"),
         (lambda e, p: mq.SymbolicProblem([], [X, Y]), mq.InvalidProblem, "losses are empty"),
     ],
 )  # fmt: skip

@@ -109,6 +109,10 @@ def test_written_out_problems_survive_pickling():
         (lambda: mq.VectorField([X, Y], [X, Y], players=[[X], [X, Y]]), "occurs once"),
         (lambda: mq.VectorField([X, Y], [X, Y], players=[[X, Y], []]), "occurs once"),
         (lambda: mq.VectorField([X, Y], [X, Y], players=2), "players are 2"),
+        (lambda: mq.VectorField([X, Y], [X, Y], players=[[sp.Symbol("x", positive=True)], [Y]]), "occurs once"),
+        (lambda: mq.VectorField([X, Y], [X, Y], players=[["x"], ["y"]]), "occurs once"),
+        (lambda: mq.VectorField.of_losses(X * Y, [[X], [Y]]), "give a list of losses"),
+        (lambda: mq.VectorField.of_losses([X, Y], None), "give a list of losses"),
         (lambda: mq.VectorField.of_losses([X * Y], [[X], [Y]]), "there are 1 losses for 2 players"),
         (lambda: mq.VectorField.of_losses([X * Y, Z], [[X], [Y]]), "the loss has the free symbols"),
         (lambda: DUEL.start(None), "start is None: give 2 numbers"),
@@ -124,6 +128,39 @@ def test_losses_of_players_are_no_fields():
     with pytest.raises(mq.InvalidProblem, match="zero outside its own parameters"):
         equation.on([X * Y, -X * Y], [X, Y])
     assert equation.on(list(DUEL.part_expressions), [X, Y]).variables == (X, Y)
+
+
+def test_a_sum_of_equations_of_games_is_still_of_a_game():
+    equation = 2 * mq.modified_equation(mq.Simultaneous([DESCENT, DESCENT]), order=2)
+    with pytest.raises(mq.InvalidProblem, match="zero outside its own parameters"):
+        equation.on([X * Y, -X * Y], [X, Y])
+    for derived in (equation, equation.of_colour(0), equation.exponential()):
+        with pytest.raises(mq.NotAGradientFlow, match="is of a game"):
+            derived.gradient_test()
+    with pytest.raises(mq.InvalidSeries, match="series of different fields"):
+        equation + mq.modified_equation(mq.Epoch(DESCENT, 2), order=2)
+
+
+def test_minibatches_are_no_players():
+    problem = mq.SymbolicProblem([X * Y, -X * Y], [X, Y])
+    with pytest.raises(mq.UnsupportedOptimizer, match="players, in a VectorField"):
+        mq.iterate(mq.Alternating([DESCENT, DESCENT]), problem, START[2], h=0.1, steps=1)
+
+
+def test_a_method_with_fields_of_its_own_runs_on_the_parts_of_a_game():
+    """Symplectic Euler written out: implicit in the first field."""
+    euler = mq.GeneralLinearMethod(A=[[1]], B=[[1, 1]], C=[[1], [1]], D=[[1, 0], [1, 0]], colours=(0, 1))
+    game = mq.VectorField([-Y, X], [X, Y], players=[[Y], [X]])
+    in_turn = mq.iterate(mq.Alternating([DESCENT, DESCENT]), game, [1.0, 0.5], h=0.1, steps=5)
+    np.testing.assert_allclose(mq.iterate(euler, game, [1.0, 0.5], h=0.1, steps=5).y, in_turn.y, atol=1e-14)
+
+
+@pytest.mark.parametrize("limit", ["series_limit", "stability_limit"])
+def test_players_have_no_common_limit(limit):
+    with pytest.raises(mq.InvalidMethod, match="no limit in one h·λ"):
+        getattr(mq.Simultaneous([DESCENT, DESCENT]), limit)()
+    with pytest.raises(mq.InvalidProblem, match="is a game, .* give step_sizes"):
+        mq.observed_order(mq.Simultaneous([DESCENT, DESCENT]), DUEL, START[2], time=1, order=1)
 
 
 def test_a_game_needs_as_many_players():

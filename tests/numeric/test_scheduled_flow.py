@@ -186,6 +186,30 @@ def test_minibatches_in_order():
     assert all(abs(np.log2(a / b) - 2) < 0.15 for a, b in pairwise(errors))
 
 
+def errors_of_epochs_of_two(jump, counts):
+    problem = mq.SymbolicProblem([x**2 / 2 + sp.cos(x + y), (x - y) ** 2 / 2 + y**4 / 4], [x, y])
+    schedule = sp.Piecewise((1, t < jump), (sp.Rational(1, 4), True))
+    form = mq.scheduled_equation(mq.Epoch(mq.GradientDescent(), 2), schedule)
+    errors = []
+    for steps in counts:
+        h = 0.5 / steps
+        iterates = mq.iterate(form.method, problem, [0.8, -0.4], h=form.rate(h), steps=steps)
+        flowed = mq.flow(form, problem, [0.8, -0.4], h=h, time=0.5, rtol=1e-13, atol=1e-15)
+        errors.append(np.max(abs(flowed.y - iterates.y)[-8:]))
+    return np.array(errors)
+
+
+def test_a_jump_must_fall_on_the_end_of_an_epoch():
+    """At half of the steps: after an even number of them, or an odd one. At a third the place in the epoch varies."""
+    half, third = sp.Rational(1, 4), sp.Rational(1, 6)
+    at_the_end = errors_of_epochs_of_two(half, (256, 512, 1024))
+    assert np.log2(at_the_end[:-1] / at_the_end[1:]) == pytest.approx([2, 2], abs=0.15)
+    inside = errors_of_epochs_of_two(half, (258, 514, 1026))
+    assert np.log2(inside[:-1] / inside[1:]) == pytest.approx([1, 1], abs=0.15)
+    anywhere = errors_of_epochs_of_two(third, (256, 512))
+    assert anywhere[1] > 0.9 * anywhere[0]
+
+
 def test_players_with_schedules():
     game = mq.VectorField([-y - x / 2, x - y**3], [x, y], players=[[x], [y]])
     method = mq.Alternating([mq.HeavyBall(momentum=0.5), mq.GradientDescent()])
@@ -326,6 +350,29 @@ def test_the_series_limit_counts_the_largest_rate(two_variables):
     assert mq.flow(rising, problem, start, h=0.015, time=1.0, series_limit=False).success
     first = mq.scheduled_equation(mq.HeavyBall(momentum=0.5), 1 + t, order=1)
     assert mq.flow(first, problem, start, h=0.015, time=1.0).success
+
+
+def test_outside_the_series_limit_forms_that_exist_are_advised(two_variables):
+    problem, start = two_variables
+    with pytest.raises(mq.OutsideSeriesLimit, match=r"use scheduled_time_derivative_form, order=1, or h·φ < "):
+        mq.flow(mq.scheduled_equation(mq.HeavyBall(0.9), sp.exp(-t)), problem, start, h=0.1, time=0.2)
+    batches = mq.SymbolicProblem([problem.loss_expression] * 2, problem.variables)
+    for method, given in ((mq.Epoch(mq.HeavyBall(0.9), 2), batches), (mq.ClassicalNesterov(0.9), problem)):
+        with pytest.raises(mq.OutsideSeriesLimit, match=r"means nothing; use order=1 or h·φ < "):
+            mq.flow(mq.scheduled_equation(method, sp.exp(-t)), given, start, h=0.1, time=0.2)
+
+
+@pytest.mark.parametrize("derive", [mq.scheduled_equation, mq.scheduled_time_derivative_form])
+def test_a_slope_without_bound_is_refused_at_order_two(derive, two_variables):
+    problem, start = two_variables
+    method, options = mq.HeavyBall(0.5), {"h": 0.01, "time": 0.05}
+    rising, falling = 1 + sp.sqrt(t), 1 + sp.sqrt(sp.Rational(1, 20) - t)
+    with pytest.raises(mq.InvalidProblem, match=r"at t = 0 its slope is inf: give one .* finite slope, or use order=1"):
+        mq.flow(derive(method, rising), problem, start, **options)
+    with pytest.raises(mq.InvalidProblem, match=r"at t = 0.05 its slope is -inf: .* or end the flow before"):
+        mq.flow(derive(method, falling), problem, start, **options)
+    assert mq.flow(derive(method, rising, order=1), problem, start, **options).success
+    assert mq.flow(derive(method, falling), problem, start, h=0.01, time=0.04).success
 
 
 def test_an_ill_posed_form_is_refused(two_variables):

@@ -10,7 +10,9 @@ import torch
 from scipy.linalg import expm
 
 import modeq as mq
-from modeq.numeric.stochastic_flow import sample_iterates, simulate
+from modeq.numeric.paths import Paths
+from modeq.numeric.sampling import sample_iterates
+from modeq.numeric.stochastic_flow import simulate
 from modeq.symbolic.stochastic import stochastic_equation
 
 x, y = sp.symbols("x y")
@@ -389,12 +391,37 @@ def test_what_is_recorded():
     assert full.mean.shape == full.std.shape == (9, 1)
 
 
+@pytest.mark.parametrize(
+    "observable, message",
+    [
+        (
+            lambda theta: 1.0,
+            r"observable returned shape \(\) and dtype float64: give a function of θ, an array \(2, 3, 1\)",
+        ),
+        (lambda theta: theta.sum(), r"observable returned shape \(\).* to an array of numbers \(2, 3\)"),
+        (lambda theta: theta.mean(axis=1), r"observable returned shape \(2, 1\)"),
+        (lambda theta: theta.astype(str), "observable returned shape .* dtype <U"),
+        ("a", "observable is 'a': give a function of θ"),
+    ],
+)
+def test_observables_keep_the_times_and_the_paths(observable, message):
+    paths = Paths(np.array([0.0, 1.0]), np.arange(6.0).reshape(2, 3, 1), "six points")
+    mean, _ = paths.expectation(lambda theta: theta)
+    assert mean.tolist() == [[1.0], [4.0]]
+    with pytest.raises(mq.InvalidProblem, match=message):
+        paths.expectation(observable)
+
+
 def test_where_the_model_starts():
     equation = stochastic_equation(HALF, 2)
     options = {"h": 0.1, "time": 0.1, "paths": 1, "rng": 0}
     layer = simulate(equation, NONLINEAR, [2.0], **options).y[0, 0, 0]
     assert layer == pytest.approx(2 - 0.1 * 2 * NONLINEAR.field([2.0])[0])
-    assert simulate(equation, NONLINEAR, [2.0], initial_layer=False, **options).y[0, 0, 0] == 2
+    for given, expected in ((1, layer), (0, 2), (False, 2)):
+        assert simulate(equation, NONLINEAR, [2.0], initial_layer=given, **options).y[0, 0, 0] == expected
+    first = stochastic_equation(HALF, 1)
+    assert simulate(first, NONLINEAR, [2.0], **options).y[0, 0, 0] == 2
+    assert simulate(first, NONLINEAR, [2.0], initial_layer=1, **options).y[0, 0, 0] == layer
 
 
 def test_paths_that_leave_the_finite_numbers_are_named():
@@ -413,7 +440,9 @@ def test_paths_that_leave_the_finite_numbers_are_named():
 def test_a_model_outside_the_series_limit_is_refused():
     problem = mq.SymbolicProblem([x**2, 2 * x**2], [x])
     model = stochastic_equation(mq.HeavyBall(momentum=0.9), 2)
-    with pytest.raises(mq.OutsideSeriesLimit, match="beyond the series limit"):
+    with pytest.raises(
+        mq.OutsideSeriesLimit, match=r"beyond the series limit .*; use order=1, a smaller h, or series_limit=False$"
+    ):
         simulate(model, problem, [1.0], h=0.01, time=0.1, paths=1)
     simulate(model, problem, [1.0], h=0.01, time=0.1, paths=1, series_limit=False)
 
@@ -438,6 +467,12 @@ GAME = mq.VectorField([-y, x], [x, y], players=[[x], [y]])
         ({"increments": np.zeros((1, 2, 3))}, r"increments has shape \(1, 2, 3\)"),
         ({"increments": np.full((1, 2, 2), np.nan)}, "finite numbers"),
         ({"increments": np.zeros((1, 2, 2)), "rng": 0}, "both rng and increments are given"),
+        ({"increments": [[[1], [1, 2]]]}, r"increments has rows of different lengths: give \(1, 2, 2\) finite numbers"),
+        ({"problem": None}, "problem is None: give a SymbolicProblem with a list of losses, or a TorchProblem"),
+        ({"initial_layer": "a"}, "initial_layer is 'a': give True, False, or the highest power of h, 0 or 1"),
+        ({"initial_layer": 2}, "initial_layer is 2: give True"),
+        ({"initial_layer": None}, "initial_layer is None: give True"),
+        ({"initial_layer": 1.0}, "initial_layer is 1.0: give True"),
         ({"field": "exact"}, "field is 'exact'"),
     ],
 )
@@ -457,6 +492,12 @@ def test_simulations_that_cannot_be_run_are_refused(changed, message):
         ({"choices": [[0, 2]]}, mq.InvalidProblem, "choices go from 0 to 2: give integers from 0 to 1"),
         ({"choices": [[0.5, 1]]}, mq.InvalidProblem, "give integers from 0 to 1"),
         ({"choices": [0, 1]}, mq.InvalidProblem, r"choices has shape \(2,\)"),
+        ({"problem": None}, mq.InvalidProblem, "problem is None: give a SymbolicProblem with a list of losses"),
+        (
+            {"choices": [[0, 1], [0]], "steps": 2},
+            mq.InvalidProblem,
+            r"choices has rows of different lengths: give \(2, 2\) finite numbers",
+        ),
         ({"choices": [[0, 1]], "rng": 0}, mq.InvalidProblem, "both rng and choices are given"),
     ],
 )

@@ -54,11 +54,12 @@ def test_the_mean_of_the_logarithms_differs_with_replacement_from_order_two_on()
     assert kappa(equation) == 0
 
 
-def test_without_replacement_the_two_agree_through_order_two_for_gradient_descent():
+def test_without_replacement_the_two_agree_for_gradient_descent():
+    """The first term of the logarithm of an epoch is the same in every order: their variance is of order h⁴."""
     equation = expected(mq.GradientDescent(), "reshuffling", 3)
-    logarithms = equation.average_of_logarithms
-    differing = [tree for tree in equation if equation[tree] != logarithms[tree]]
-    assert all(tree.order == 3 for tree in differing)
+    assert equation == equation.average_of_logarithms
+    with_momentum = expected(mq.HeavyBall(momentum=Q(1, 2)), "reshuffling", 2)
+    assert with_momentum != with_momentum.average_of_logarithms
 
 
 def test_heavy_ball_reshuffled_every_epoch():
@@ -175,12 +176,12 @@ def test_a_symbolic_number_of_batches_is_every_number(name, sampling, logarithms
 
 @pytest.mark.parametrize("method", [mq.GradientDescent(), mq.HeavyBall(momentum=Q(1, 2)), mq.HeavyBall(momentum=beta)])
 def test_many_batches_are_not_summed_one_by_one(method, monkeypatch):
-    """Beyond a limit the closed form is used: the same numbers below it."""
+    """Beyond a few the closed form is used: the same numbers below it."""
     from modeq.symbolic import passes
 
     summed = expected(method, "reshuffling", 2, 7)
-    monkeypatch.setattr(passes, "LARGEST_NUMBER_OF_BATCHES", 6)
-    closed = expected(method, "reshuffling", 2, 7)
+    monkeypatch.setattr(passes, "FEW_BATCHES", 7)
+    closed, summed = summed, expected(method, "reshuffling", 2, 7)
     assert closed == summed
     assert not closed.free_symbols & {m}
 
@@ -268,14 +269,17 @@ def test_an_undamped_first_step_is_of_the_first_batch():
         (lambda: mq.Epoch(mq.GradientDescent(), 2.5), "batches is 2.5: give a positive integer"),
         (lambda: mq.Epoch(mq.GradientDescent(), sp.Symbol("h")), "whose name is taken"),
         (lambda: mq.Epoch(mq.HeavyBall(beta), sp.Symbol("beta")), "whose name is taken"),
-        (lambda: mq.Epoch(mq.GradientDescent(), LARGEST_EPOCH + 1), "more than 200"),
+        (lambda: mq.modified_equation(mq.Epoch(mq.GradientDescent(), LARGEST_EPOCH + 1), 2), "give a smaller integer"),
+        (lambda: mq.iterate(mq.Epoch(mq.GradientDescent(), m), None, h=0.1, steps=1), "is no method"),
+        (lambda: expected(mq.GradientDescent(), "reshuffling", 2, 3).for_batches(4), "is of 3"),
+        (lambda: expected(mq.GradientDescent(), "reshuffling", 2).for_batches(0), "batches is 0"),
         (lambda: mq.Epoch(mq.GradientDescent, 2), "is no method"),
         (lambda: mq.Epoch(mq.Epoch(mq.GradientDescent(), 2), 2), "counts 2 steps already"),
         (lambda: mq.Epoch(mq.Simultaneous([mq.GradientDescent()] * 2), 2), "is a game"),
         (lambda: mq.Epoch(mq.GradientDescent(), 2).with_weight_decay(0.1), "give weight decay to the method"),
         (lambda: mq.Epoch(mq.GradientDescent(), 2).expected("shuffled"), "sampling is 'shuffled': choose from"),
         (lambda: expected(mq.OptimisticGradient(), "reshuffling", 2), "must be simple, not 0"),
-        (lambda: expected(mq.OptimisticGradient(), "reshuffling", 2, 41), "give batches a smaller integer"),
+        (lambda: expected(mq.OptimisticGradient(), "reshuffling", 2, 41), "give an integer up to 40"),
         (lambda: mq.modified_equation(mq.Epoch(mq.GradientDescent(), m), 2), "take its .expected"),
     ],
 )
@@ -310,6 +314,48 @@ def test_losses_that_do_not_fit_are_refused(losses, message):
 def test_other_forms_are_of_single_steps(derive):
     with pytest.raises(mq.NoTimeDerivativeForm, match="counts 2 steps in one application"):
         derive(mq.Epoch(mq.GradientDescent(), 2), 2)
+
+
+def test_sums_and_multiples_are_averaged_too():
+    equation = expected(mq.GradientDescent(), "reshuffling", 2, 2)
+    losses = [x**2, 2 * x**2]
+    (single,), (double,) = (e.on(losses, [x], h=h).components for e in (equation, 2 * equation))
+    assert sp.expand(double - 2 * single) == 0
+    assert equation + equation == 2 * equation
+    assert (equation - equation.of_colour(0)).of_colour(1) == equation.of_colour(1)
+    assert str(2 * equation) == "θ' = -2·g - h·H g - h·E[H_δ g_δ]"
+    _, remainder = expected(mq.GradientDescent(), "reshuffling", 3, 2).gradient_part()
+    assert isinstance(remainder, mq.ExpectedEquation)
+    assert any(remainder.values())
+    with pytest.raises(mq.InvalidSeries, match="averaged over the batches"):
+        equation.exponential()
+    for other in (
+        mq.modified_equation(mq.Epoch(mq.GradientDescent(), 2), 2),
+        expected(mq.GradientDescent(), "reshuffling", 2, 3),
+    ):
+        with pytest.raises(mq.InvalidSeries, match="series of different fields"):
+            equation + other
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_a_number_put_in_for_the_symbol(batches):
+    symbolic = expected(mq.HeavyBall(momentum=Q(1, 2)), "reshuffling", 3)
+    assert symbolic.for_batches(batches) == expected(mq.HeavyBall(momentum=Q(1, 2)), "reshuffling", 3, batches)
+
+
+def test_losses_put_in_their_number():
+    symbolic, losses = expected(mq.HeavyBall(momentum=Q(1, 2)), "reshuffling", 3), [sp.cos(x) + x, 3 * x**2 - x]
+    numbered = expected(mq.HeavyBall(momentum=Q(1, 2)), "reshuffling", 3, 2)
+    at = {x: Q(3, 10), h: Q(1, 10)}
+    (a,), (b,) = (e.on(losses, [x], h=h).components for e in (symbolic, numbered))
+    assert abs(sp.N((a - b).subs(at))) < 1e-12
+    a, b = (e.modified_loss(2).on(losses, [x], h=h) for e in (symbolic, numbered))
+    assert sp.simplify(a - b) == 0
+
+
+def test_large_numbers_of_batches():
+    many = mq.Epoch(mq.GradientDescent(), LARGEST_EPOCH + 300)
+    assert mq.modified_equation(many.expected("reshuffling"), 3)[mq.Tree(0, [(1, []), (1, [])])] == Q(501, 6)
 
 
 def test_equations_are_values():

@@ -253,6 +253,11 @@ def test_the_time_keeps_its_symbol_and_its_assumptions():
     assert field.lambdify()([2.0], 0.1, 1.0, 0.0) == pytest.approx([-2.0 - 0.1 - 0.1])
 
 
+def test_a_kink_needs_a_real_time():
+    time = sp.Symbol("t", real=True)
+    assert mq.scheduled_equation(mq.GradientDescent(), 1 + sp.Abs(time - 1)).slope == sp.sign(time - 1)
+
+
 def test_the_rate_is_a_number_at_each_step():
     equation = mq.scheduled_equation(mq.GradientDescent(), sp.Piecewise((2 - t, t < 1), (1 / t, True)))
     assert [equation.rate(0.5)(n) for n in (0, 1, 4)] == [1.0, 0.75, 0.25]
@@ -272,7 +277,17 @@ REFUSED = {
     "another t": (
         {"schedule": sp.exp(-sp.Symbol("t", real=True)), "t": t},
         mq.InvalidProblem,
-        "without the symbol t of the time",
+        r"in which Symbol\('t', real=True\) is another symbol than Symbol\('t'\): create the time once, with the same",
+    ),
+    "two of one name": (
+        {"schedule": sp.exp(-sp.Symbol("t", positive=True)) + t},
+        mq.InvalidProblem,
+        "is another symbol than .*: create the time once, with the same assumptions",
+    ),
+    "a kink in complex t": (
+        {"schedule": 1 + sp.Abs(t - Q(1, 4))},
+        mq.InvalidProblem,
+        r"has no derivative in a complex t: create it as sp.Symbol\('t', real=True\), or write a sympy Piecewise",
     ),
     "h inside": ({"schedule": sp.exp(-h * t)}, mq.InvalidProblem, "h and the symbols of .* are taken, rename"),
     "t of the method": ({"schedule": sp.exp(-beta), "t": beta}, mq.InvalidProblem, "are taken, rename"),

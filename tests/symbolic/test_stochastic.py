@@ -1,5 +1,6 @@
 """The stochastic model: its coefficients, its covariance on concrete losses, and what it refuses."""
 
+import numpy as np
 import pytest
 import sympy as sp
 
@@ -53,6 +54,16 @@ def test_fields_in_place_of_losses():
     model = stochastic_equation(mq.GradientDescent()).on(rotation, [x, y], h=h)
     assert model.drift.components == (-3 * y / 2, x + y / 2)
     assert model.covariance == h * y**2 / 4 * sp.Matrix([[1, -1], [-1, 1]])
+
+
+def test_losses_and_fields_in_arrays():
+    equation = stochastic_equation(mq.GradientDescent(), order=2)
+    expected = equation.on(BATCHES, [x, y], h=h)
+    for losses in (sp.Matrix(BATCHES), sp.ImmutableMatrix(BATCHES), np.array(BATCHES), tuple(BATCHES)):
+        assert equation.on(losses, [x, y], h=h) == expected
+    fields = [tuple(-gradient(loss)) for loss in BATCHES]
+    for given in (np.array(fields), [np.array(field) for field in fields], [sp.Matrix(field) for field in fields]):
+        assert equation.on(given, [x, y], h=h) == equation.on(fields, [x, y], h=h)
 
 
 GENERATORS = {
@@ -137,6 +148,19 @@ def test_what_is_no_method_is_refused():
         ([x**2, sp.Symbol("x", positive=True)], [x], h, "share the name x"),
         ([x**2, x], [x], x, "which is also a variable"),
         ([x**2, x], [x], sp.oo, "h is oo"),
+        ([x**2, x], [x], -1, "h is -1: give a positive number, 0.01 for instance, or a symbol"),
+        ([x**2, x], [x], 0.0, "h is 0.0: give a positive number"),
+        ([x**2, x], [x], sp.I, "h is I: give a positive number"),
+        ([x**2, x], [x], sp.Symbol("h", negative=True), "h is h: give a positive number"),
+        (
+            [x**2, [x]],
+            [x],
+            h,
+            r"losses are \[x\*\*2, \[x\]\]: give a loss for each minibatch, or for each a field, not",
+        ),
+        (sp.Matrix([[x, x**2]]), [x], h, "give a list of at least two, one for each minibatch"),
+        (np.array(x), [x], h, "give a list of at least two, one for each minibatch"),
+        ("xx", [x], h, "give a list of at least two, one for each minibatch"),
     ],
 )
 def test_losses_that_cannot_be_used_are_refused(losses, variables, rate, message):
