@@ -62,7 +62,7 @@ _PUBLIC = {
     "numeric.protocol": ("Problem",),
     "numeric.symbolic_problems": ("SymbolicProblem", "VectorField"),
     "numeric.torch_problem": ("TorchProblem",),
-    "numeric.trajectory": ("Trajectory",),
+    "numeric.trajectory": ("Status", "Trajectory"),
     "numeric.iteration": ("iterate",),
     "numeric.paths": ("Paths",),
     "numeric.sampling": ("sample_iterates",),
@@ -131,6 +131,7 @@ if TYPE_CHECKING:
     from modeq.numeric.symbolic_problems import SymbolicProblem as SymbolicProblem
     from modeq.numeric.symbolic_problems import VectorField as VectorField
     from modeq.numeric.torch_problem import TorchProblem as TorchProblem
+    from modeq.numeric.trajectory import Status as Status
     from modeq.numeric.trajectory import Trajectory as Trajectory
     from modeq.studies import Study as Study
     from modeq.studies import study as study

@@ -24,9 +24,10 @@ from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
 from modeq.methods.momentum import HeavyBall, Nesterov
 from modeq.numeric.comparison import Comparison, FormName, compare
+from modeq.numeric.curvature import largest_curvature
 from modeq.numeric.data import digits, minibatches
 from modeq.numeric.networks.small import digits_cnn, digits_mlp, tanh_network
-from modeq.numeric.protocol import Problem, largest_curvature
+from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import SymbolicProblem
 from modeq.numeric.torch_problem import TorchProblem
 from modeq.symbolic.equation import modified_equation

@@ -75,7 +75,7 @@ FUNCTIONS = {
 CLASSES = {
     "BSeriesField", "BSeriesMap", "Comparison", "ExpectedEquation", "GeneralLinearMethod", "MemorylessMap",
     "ModifiedEquation", "ModifyingEquation", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem", "Rescale",
-    "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm",
+    "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm", "Status",
     "StochasticEquation", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
     "Trajectory", "Translation", "Tree", "VectorField",
 }  # fmt: skip

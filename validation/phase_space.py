@@ -18,7 +18,7 @@ import sympy as sp
 from tqdm import tqdm
 
 import modeq as mq
-from modeq.numeric.protocol import largest_curvature
+from modeq.numeric.curvature import largest_curvature
 
 x, y = sp.symbols("x y")
 STEPS = 50

@@ -22,7 +22,7 @@ from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.flows import flow
 from modeq.numeric.iteration import iterate
 from modeq.numeric.protocol import Problem, Vector, positive, whole
-from modeq.numeric.trajectory import TOO_STIFF, Trajectory
+from modeq.numeric.trajectory import Status, Trajectory
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.rooted_trees import checked_order
@@ -286,7 +286,7 @@ def _entry(
     except NoTimeDerivativeForm:
         return Entry(repr(method), form, order, note="no such form")
     except Diverged as error:
-        stiff = isinstance(error.trajectory, Trajectory) and error.trajectory.status == TOO_STIFF
+        stiff = isinstance(error.trajectory, Trajectory) and error.trajectory.status == Status.TOO_STIFF
         return Entry(repr(method), form, order, note="too stiff" if stiff else "the flow diverges")
     except ModeqError as error:
         return Entry(repr(method), form, order, note=str(error))

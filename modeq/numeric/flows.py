@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from scipy.linalg import expm
 
-from modeq.errors import Diverged, InvalidProblem, OutsideSeriesLimit
-from modeq.methods.base import GeneralLinearMethod
+from modeq.errors import Diverged, InvalidProblem
+from modeq.numeric.curvature import decay_rate, require_series_limit
 from modeq.numeric.fields import FieldName, modified_field, series_value
 from modeq.numeric.integration import System, integrate
 from modeq.numeric.iteration import iterate
 from modeq.numeric.jets import PathDerivatives, path_derivatives
-from modeq.numeric.protocol import Problem, Vector, largest_curvature, positive, time_grid
+from modeq.numeric.protocol import Problem, Vector, positive, time_grid
 from modeq.numeric.scheduled_flow import scheduled_system
 from modeq.numeric.state_space_field import StateSpaceField
 from modeq.numeric.trajectory import Trajectory
@@ -159,27 +159,6 @@ def has_series_limit(form: Form) -> bool:
     return isinstance(form, TimeDerivativeForm) and form.order > 2
 
 
-def curvature_seen(method: GeneralLinearMethod, problem: Problem, theta: Vector, epoch: bool) -> float:
-    """Return λ_max at θ with the rate of weight decay: of the loss, or in an epoch the largest of its minibatches."""
-    parts = range(problem.parts) if epoch else [None]
-    # Weight decay adds to the curvature if it is inside the gradient; outside of it, this errs on the safe side.
-    return max(largest_curvature(problem, theta, part=part) for part in parts) + decay_rate(method)
-
-
-def require_series_limit(
-    method: GeneralLinearMethod, problem: Problem, theta: Vector, h: float, epoch: bool = False
-) -> None:
-    """Raise `OutsideSeriesLimit` if h·λ_max at θ is beyond the method's series limit."""
-    limit = float(method.series_limit())
-    curvature = curvature_seen(method, problem, theta, epoch)
-    if h * curvature >= limit:
-        others = "order=1" if epoch else "phase_space_form, order=1,"
-        raise OutsideSeriesLimit(
-            f"h·λ_max = {h * curvature:.4g} at the start is beyond the series limit {limit:.4g} of {method}, where the "
-            f"modified vector field means nothing; use {others} or h < {limit / curvature:.3g}"
-        )
-
-
 def _vector_field_system(
     equation: ModifiedEquation | ExpectedEquation,
     problem: Problem,
@@ -193,11 +172,6 @@ def _vector_field_system(
     layer = equation.initial_layer(order)
     start = theta + series_value(layer, problem, theta, h)
     return System(right_hand_side, start, f"modified field of order {equation.order}")
-
-
-def decay_rate(method: GeneralLinearMethod) -> float:
-    """Return λ of the weight decay, 0 without."""
-    return float(sum(method.decay.values()))
 
 
 def _time_derivative_system(

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from modeq.numeric.protocol import Vector
-from modeq.numeric.trajectory import TOO_STIFF, Trajectory
+from modeq.numeric.trajectory import Status, Trajectory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def integrate(system: System, times: Vector, size: int, rtol: float, atol: float
             "smaller one, a larger rtol, or a larger max_evaluations"
         )
         start = system.start[None, :size]
-        return Trajectory(times[:1], start, max_evaluations, TOO_STIFF, message, system.name)
+        return Trajectory(times[:1], start, max_evaluations, Status.TOO_STIFF, message, system.name)
 
 
 def _solved(

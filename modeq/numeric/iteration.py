@@ -11,8 +11,7 @@ from modeq.errors import Diverged, InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.colours import ColourFields
 from modeq.numeric.protocol import Problem, Vector, positive, whole
-from modeq.numeric.symbolic_problems import SymbolicProblem
-from modeq.numeric.torch_problem import TorchProblem, checked_batches
+from modeq.numeric.torch_problem import TorchProblem
 from modeq.numeric.trajectory import Trajectory
 
 Schedule = float | Callable[[int], float]
@@ -81,31 +80,10 @@ def iterate(
             "learning rate that is constant within each"
         )
     theta = problem.start(start)
-    if isinstance(problem, TorchProblem):
-        batches = problem.batches if batches is None else checked_batches(batches, len(problem.targets))
-        if method.sgd is not None:
-            return _checked(_iterate_torch(method, problem, theta, rates, batches), check)
-    else:
-        batches = _checked_parts(batches, problem)
+    batches = problem.checked_batches(batches)
+    if isinstance(problem, TorchProblem) and method.sgd is not None:
+        return _checked(_iterate_torch(method, problem, theta, rates, batches), check)
     return _checked(_iterate_method(method, problem, theta, rates, batches), check)
-
-
-def _checked_parts(batches: Any, problem: Problem) -> Sequence[int] | None:
-    """The minibatch of each step as its number: in turn by default, None for a problem without."""
-    count = len(problem.losses) if isinstance(problem, SymbolicProblem) else 1
-    if batches is None:
-        return range(count) if count > 1 else None
-    if count == 1:
-        raise InvalidProblem(
-            f"batches are given, but {problem!r} has no data: use a TorchProblem, or a SymbolicProblem with a list of "
-            "losses"
-        )
-    if not isinstance(batches, Sequence | np.ndarray):
-        raise InvalidProblem(f"batches are {batches!r}: give a sequence of numbers of the {count} losses")
-    numbers = [whole(batch, f"batches[{n}]", least=0) for n, batch in enumerate(batches)]
-    if not numbers or max(numbers) >= count:
-        raise InvalidProblem(f"batches are {numbers}: give numbers of the {count} losses, from 0 to {count - 1}")
-    return numbers
 
 
 def learning_rates(h: Schedule, steps: int) -> list[float]:
@@ -229,8 +207,7 @@ def _colour_fields(
 
     def seen(colour: int) -> Callable[[Vector, int], Vector]:
         if batches and colour in fields.parts and len(fields.parts) == 1:
-            name = "batch" if isinstance(problem, TorchProblem) else "part"
-            return lambda theta, n: problem.field(theta, **{name: batches[n % len(batches)]})
+            return lambda theta, n: problem.of_batch(batches[n % len(batches)]).field(theta)
         return lambda theta, n: fields(colour, theta)
 
     return [seen(colour) for colour in range(method.colour_count)]

@@ -13,8 +13,9 @@ from modeq.errors import InvalidMethod, InvalidProblem
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.colours import is_game
 from modeq.numeric.comparison import DERIVE, PHASE_SPACE, FormName, step_errors
+from modeq.numeric.curvature import curvature_seen, require_series_limit
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer, curvature_seen, flow, has_series_limit, require_series_limit
+from modeq.numeric.flows import Layer, flow, has_series_limit
 from modeq.numeric.iteration import iterate
 from modeq.numeric.protocol import Problem, positive, whole
 from modeq.symbolic.equation import modified_equation

@@ -54,6 +54,22 @@ class Problem(Protocol):
         """Return a start as a flat vector."""
         ...
 
+    def native(self, theta: Vector) -> Any:
+        """Return θ as the kind of array that the problem computes with: a tensor on a device, say."""
+        ...
+
+    def label(self, index: int) -> str:
+        """Return what parameter number `index` is called."""
+        ...
+
+    def checked_batches(self, batches: Any = None) -> Sequence[Any] | None:
+        """Return what each step of an optimizer sees, in turn; None if there is but the whole field."""
+        ...
+
+    def of_batch(self, batch: Any) -> "Problem":
+        """Return the problem whose whole field is that of one of the checked batches."""
+        ...
+
     def field(self, theta: Vector, part: int | None = None) -> Vector:
         """f(θ), or that of one part."""
         ...
@@ -80,6 +96,22 @@ def whole(value: Any, argument: str, least: int) -> int:
         wanted = "a positive integer" if least == 1 else f"an integer from {least}"
         raise InvalidProblem(f"{argument} is {value!r}: give {wanted}")
     return int(value.__index__())
+
+
+def checked_numbers(batches: Any, count: int) -> list[int]:
+    """Return numbers of minibatches, after a check.
+
+    Examples
+    --------
+    >>> checked_numbers((0, 1, 1), 2)
+    [0, 1, 1]
+    """
+    if not isinstance(batches, Sequence | np.ndarray):
+        raise InvalidProblem(f"batches are {batches!r}: give a sequence of numbers of the {count} losses")
+    numbers = [whole(batch, f"batches[{n}]", least=0) for n, batch in enumerate(batches)]
+    if not numbers or max(numbers) >= count:
+        raise InvalidProblem(f"batches are {numbers}: give numbers of the {count} losses, from 0 to {count - 1}")
+    return numbers
 
 
 def time_grid(h: float, time: float) -> Vector:
@@ -112,34 +144,6 @@ def flat_start(start: Any, size: int) -> Vector:
     if not np.all(np.isfinite(theta)):
         raise InvalidProblem(f"start has entries that are not finite: {theta[~np.isfinite(theta)][:3]}")
     return theta
-
-
-def largest_curvature(
-    problem: Problem, theta: Vector, iterations: int = 60, tolerance: float = 1e-6, part: int | None = None
-) -> float:
-    """Return the largest |λ| of the Hessian at θ, or of that of one part, by power iteration from a fixed start.
-
-    Examples
-    --------
-    >>> import modeq as mq, sympy as sp
-    >>> x, y = sp.symbols("x y")
-    >>> round(largest_curvature(mq.SymbolicProblem(x**2 + 3 * y**2, [x, y]), [0.0, 0.0]), 4)
-    6.0
-    """
-    theta = np.asarray(theta, dtype=np.float64)
-    vector = np.random.default_rng(0).standard_normal(problem.size)
-    value = 0.0
-    for _ in range(iterations):
-        norm = np.linalg.norm(vector)
-        if norm == 0:
-            return 0.0
-        vector /= norm
-        image = -(problem.derivative(theta, (vector,)) if part is None else problem.derivative(theta, (vector,), part))
-        previous, value = value, float(np.linalg.norm(image))
-        if abs(value - previous) <= tolerance * value:
-            break
-        vector = image
-    return value
 
 
 def named_start(start: Mapping[str, Any], names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Vector:

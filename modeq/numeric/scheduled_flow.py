@@ -6,9 +6,10 @@ import numpy as np
 
 from modeq.errors import InvalidProblem, ModeqError, OutsideSeriesLimit
 from modeq.numeric.colours import ColourFields
+from modeq.numeric.curvature import largest_curvature
 from modeq.numeric.fields import series_value
 from modeq.numeric.integration import System
-from modeq.numeric.protocol import Problem, Vector, largest_curvature
+from modeq.numeric.protocol import Problem, Vector
 from modeq.symbolic.scheduled import scheduled_time_derivative_form
 from modeq.symbolic.scheduled_forms import Factor, ScheduledEquation, ScheduledForm, ScheduledTimeDerivativeForm
 

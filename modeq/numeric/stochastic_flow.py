@@ -7,8 +7,8 @@ import numpy as np
 import sympy as sp
 
 from modeq.errors import InvalidProblem, OutsideSeriesLimit
+from modeq.numeric.curvature import require_series_limit
 from modeq.numeric.fields import FieldName, modified_field, series_value
-from modeq.numeric.flows import require_series_limit
 from modeq.numeric.paths import (
     Array,
     Paths,

@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from modeq.errors import InvalidProblem
-from modeq.numeric.protocol import Vector, flat_start
+from modeq.numeric.protocol import Vector, checked_numbers, flat_start
 from modeq.symbolic.explicit_fields import ExplicitDifferentials
 
 Expressions = tuple[sp.Expr, ...]
@@ -50,6 +50,23 @@ class WrittenOut:
             raise InvalidProblem(f"start is None: give {self.size} numbers, one for each of {list(self.variables)}")
         return flat_start(start, self.size)
 
+    def native(self, theta: Vector) -> Vector:
+        """θ itself: sympy's code computes with numpy arrays."""
+        return theta
+
+    def label(self, index: int) -> str:
+        """The name of a variable."""
+        return str(self.variables[index])
+
+    def checked_batches(self, batches: Any = None) -> Sequence[int] | None:
+        """None, after a check: there are no minibatches."""
+        if batches is not None:
+            raise InvalidProblem(
+                f"batches are given, but {self!r} has no minibatches: use a TorchProblem, or a SymbolicProblem with a "
+                "list of losses"
+            )
+        return None
+
     def field(self, theta: Vector, part: int | None = None) -> Vector:
         """f(θ), or that of one part."""
         return self.derivative(theta, (), part)
@@ -82,7 +99,11 @@ class WrittenOut:
         return not any(self.jacobian(part).free_symbols for part in range(self.parts))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_derivatives", "_loss_function")}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_derivatives", "_loss_function", "_batches")
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,6 +161,23 @@ class SymbolicProblem(WrittenOut):
     @cached_property
     def _loss_function(self) -> Any:
         return sp.lambdify([list(self.variables)], self.loss_expression, cse=True)
+
+    @cached_property
+    def _batches(self) -> dict[int, "SymbolicProblem"]:
+        return {}
+
+    def checked_batches(self, batches: Any = None) -> Sequence[int] | None:
+        """Return the number of the loss that each step sees: in turn by default, None if there is but one."""
+        count = len(self.losses)
+        if count == 1:
+            return super().checked_batches(batches)
+        return range(count) if batches is None else checked_numbers(batches, count)
+
+    def of_batch(self, batch: int) -> "SymbolicProblem":
+        """Return the problem of one of the losses."""
+        if batch not in self._batches:
+            self._batches[batch] = SymbolicProblem(self.losses[batch], self.variables)
+        return self._batches[batch]
 
     def loss(self, theta: Vector) -> float:
         """L(θ)."""

@@ -150,6 +150,31 @@ class TorchProblem:
         """Return inputs and targets, all of them or the samples `batch`."""
         return (self.inputs, self.targets) if batch is None else (self.inputs[batch], self.targets[batch])
 
+    def native(self, theta: Any) -> Any:
+        """Return θ as a tensor of the module's dtype on its device; for float64 on the CPU θ itself."""
+        if self._dtype == torch.float64 and self._device.type == "cpu":
+            return theta
+        return self._tensor(theta)
+
+    def label(self, index: int) -> str:
+        """Return the parameter's name and the indices of the entry."""
+        for name, shape, size in zip(self._names, self._shapes, self._sizes, strict=True):
+            if index < size:
+                return f"{name}{[int(i) for i in np.unravel_index(index, shape)]}"
+            index -= size
+        raise IndexError(index)
+
+    def checked_batches(self, batches: Any = None) -> Sequence[Any] | None:
+        """Return the samples that each step sees, in turn: the module's own batches by default."""
+        return self.batches if batches is None else checked_batches(batches, len(self.targets))
+
+    def of_batch(self, batch: Any) -> "TorchProblem":
+        """Return the problem on the samples `batch` alone; it shares the module."""
+        problem = copy.copy(self)
+        problem.inputs, problem.targets = self.data(batch)
+        problem.batches = None
+        return problem
+
     def _batch(self, part: int | None) -> Any:
         return None if part is None or self.batches is None else self.batches[part]
 

@@ -1,13 +1,30 @@
 """The result of an iteration or a flow."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeq.errors import Diverged
 
-TOO_STIFF = -2
+
+class Status(IntEnum):
+    """How an iteration, a flow or a comparison ended.
+
+    Examples
+    --------
+    >>> Status.DONE == 0, Status(-3).name
+    (True, 'SERIES_DIVERGES')
+    """
+
+    DONE = 0
+    DIVERGED = -1  # the parameters left the finite numbers
+    TOO_STIFF = -2  # the budget of evaluations was spent
+    SERIES_DIVERGES = -3  # h·λ is beyond the series limit
+    ILL_POSED = -4  # the truncated equation is no well-posed initial-value problem
+    NO_SUCH_FORM = -5  # the method has no equation of this form
+    NON_FINITE_GRADIENT = -6  # the gradient is not finite at finite parameters
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +36,7 @@ class Trajectory:
     t : array (points,), times h·n; with a schedule the running sum of the learning rates
     y : array (points, parameters), one row per time
     nfev : gradient evaluations, or evaluations of the modified field, as `name` says
-    status : 0 if it reached the end, −1 if not, −2 if it was given up as too stiff
+    status : a `Status`, 0 if it reached the end
     message : what happened
     name : what was computed
 

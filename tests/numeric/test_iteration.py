@@ -137,7 +137,7 @@ def test_the_callers_module_is_left_alone():
         ({"h": 0.1, "steps": -1}, "steps is -1: give an integer from 0"),
         ({"h": 0.1, "steps": 1.5}, "steps is 1.5"),
         ({"h": lambda n: 0.1 - 0.1 * n, "steps": 3}, r"learning rate h\(1\) is 0.0"),
-        ({"h": 0.1, "steps": 3, "batches": [[0]]}, "has no data: use a TorchProblem"),
+        ({"h": 0.1, "steps": 3, "batches": [[0]]}, "has no minibatches: use a TorchProblem"),
         ({"h": "abc", "steps": 3}, "learning rate h is 'abc'"),
         ({"h": None, "steps": 3}, "learning rate h is None"),
         ({"h": [0.1, 0.2], "steps": 3}, "learning rate h is"),

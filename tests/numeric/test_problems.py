@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modeq as mq
-from modeq.numeric.protocol import largest_curvature
+from modeq.numeric.curvature import largest_curvature
 from modeq.testing import polynomial_losses
 
 X, Y = sp.symbols("x y")

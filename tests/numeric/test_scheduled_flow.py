@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 
 import modeq as mq
 from modeq.methods.runge_kutta import RK4
-from modeq.numeric.protocol import largest_curvature
+from modeq.numeric.curvature import largest_curvature
 
 t, x, y = sp.symbols("t x y")
 SCHEDULES = {"exponential": sp.exp(-t), "hyperbolic": 1 / (1 + t), "cosine": (1 + sp.cos(t)) / 2 + sp.Rational(1, 10)}
