@@ -28,6 +28,7 @@ _PUBLIC = {
         "NotAGradientFlow",
         "NotZeroStable",
         "OutsideSeriesLimit",
+        "SweepFailed",
         "UnsupportedOptimizer",
     ),
     "methods.base": ("GeneralLinearMethod",),
@@ -61,6 +62,7 @@ _PUBLIC = {
     "symbolic.phase_space": ("PhaseSpaceForm", "phase_space_form"),
     "numeric.protocol": ("Problem",),
     "numeric.symbolic_problems": ("SymbolicProblem", "VectorField"),
+    "numeric.numpy_problem": ("NumpyProblem",),
     "numeric.torch_problem": ("TorchProblem",),
     "numeric.trajectory": ("Status", "Trajectory"),
     "numeric.iteration": ("iterate",),
@@ -69,7 +71,9 @@ _PUBLIC = {
     "numeric.stochastic_flow": ("simulate",),
     "numeric.exact_flow": ("exact_quadratic_flow",),
     "numeric.flows": ("flow",),
-    "numeric.comparison": ("Comparison", "compare"),
+    "numeric.comparison": ("compare",),
+    "numeric.comparison_result": ("Comparison",),
+    "numeric.sweeps": ("Sweep", "sweep"),
     "numeric.orders": ("ObservedOrder", "observed_order"),
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
@@ -77,7 +81,7 @@ _PUBLIC = {
     "symmetry.tracking": ("Tracker", "track"),
     "studies": ("Study", "study"),
 }
-_MODULES = ("plots", "testing")
+_MODULES = {"plots": "plots", "problems": "numeric.problems", "testing": "testing"}
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
@@ -85,7 +89,7 @@ __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -117,17 +121,21 @@ if TYPE_CHECKING:
     from modeq.methods.runge_kutta import ImplicitEuler as ImplicitEuler
     from modeq.methods.runge_kutta import RungeKutta as RungeKutta
     from modeq.methods.traced import method_from as method_from
-    from modeq.numeric.comparison import Comparison as Comparison
+    from modeq.numeric import problems as problems
     from modeq.numeric.comparison import compare as compare
+    from modeq.numeric.comparison_result import Comparison as Comparison
     from modeq.numeric.exact_flow import exact_quadratic_flow as exact_quadratic_flow
     from modeq.numeric.flows import flow as flow
     from modeq.numeric.iteration import iterate as iterate
+    from modeq.numeric.numpy_problem import NumpyProblem as NumpyProblem
     from modeq.numeric.orders import ObservedOrder as ObservedOrder
     from modeq.numeric.orders import observed_order as observed_order
     from modeq.numeric.paths import Paths as Paths
     from modeq.numeric.protocol import Problem as Problem
     from modeq.numeric.sampling import sample_iterates as sample_iterates
     from modeq.numeric.stochastic_flow import simulate as simulate
+    from modeq.numeric.sweeps import Sweep as Sweep
+    from modeq.numeric.sweeps import sweep as sweep
     from modeq.numeric.symbolic_problems import SymbolicProblem as SymbolicProblem
     from modeq.numeric.symbolic_problems import VectorField as VectorField
     from modeq.numeric.torch_problem import TorchProblem as TorchProblem

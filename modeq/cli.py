@@ -4,12 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from modeq import __version__
-from modeq.errors import InvalidMethod, InvalidSetting, ModeqError
+from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem, InvalidSetting, ModeqError
 
 DONE, FAILED, USAGE = 0, 1, 2
+METHODS = ("gd", "heavy-ball", "nesterov")
+QUICK_STEPS, QUICK_ORDER, QUICK_CURVATURES, QUICK_EVALUATIONS = 10, 2, 3, 500
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,6 +26,12 @@ def _parser() -> _Parser:
     parser = _Parser(prog="modeq", description="Modified equations of optimizers.")
     parser.add_argument("--version", action="version", version=f"modeq {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    _add_study(commands)
+    _add_compare(commands)
+    return parser
+
+
+def _add_study(commands: Any) -> None:
     study = commands.add_parser(
         "study",
         help="derive, integrate, compare and project one optimizer on a real training",
@@ -41,7 +50,47 @@ def _parser() -> _Parser:
     study.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
     study.add_argument("--out", default="modeq-study", help="folder for the results (default modeq-study)")
     study.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
-    return parser
+    study.set_defaults(run=_study)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="integrate the modified equations of optimizers beside the optimizers themselves",
+        description="Run optimizers on a problem, and every form of their modified equations beside them; write "
+        "comparison.json, and figures of the errors, the losses and the curvature.",
+        epilog="example: modeq compare --problem digits-cnn --methods gd heavy-ball --lr 0.01 --steps 50 --out my-run",
+    )
+    compare.add_argument("--problem", required=True, help="its name; an unknown one prints those there are")
+    compare.add_argument("--methods", nargs="+", default=["heavy-ball"], help=f"{', '.join(METHODS)} (heavy-ball)")
+    compare.add_argument("--momentum", type=float, default=0.9, help="momentum β in [0, 1) (default 0.9)")
+    compare.add_argument("--lr", type=float, default=0.01, help="learning rate h (default 0.01)")
+    compare.add_argument("--steps", type=int, default=50, help="steps of the optimizer (default 50)")
+    compare.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3], help="truncation orders (default 1 2 3)")
+    compare.add_argument(
+        "--forms",
+        nargs="+",
+        default=["field", "time", "phase", "exact"],
+        help="field, time, rest, phase, hermite, powers, state, exact (default field time phase exact)",
+    )
+    compare.add_argument("--weight-decay", type=float, default=0.0, help="coupled weight decay λ (default 0)")
+    compare.add_argument("--rtol", type=float, default=1e-8, help="relative tolerance of the flows (default 1e-8)")
+    compare.add_argument(
+        "--max-evaluations",
+        type=int,
+        default=20_000,
+        help="after which a flow is given up as too stiff (default 20000)",
+    )
+    compare.add_argument("--seed", type=int, default=0, help="of the problem (default 0)")
+    compare.add_argument("--out", default="modeq-compare", help="folder for the results (default modeq-compare)")
+    compare.add_argument("--checkpoint", help="folder to keep finished parts in, and to go on from")
+    compare.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
+    compare.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"at most {QUICK_STEPS} steps, order {QUICK_ORDER}, {QUICK_EVALUATIONS} evaluations, to see that it runs",
+    )
+    compare.set_defaults(run=_compare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,28 +102,146 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     options = vars(_parser().parse_args(arguments))
-    options.pop("command")
-    as_json = options.pop("json")
+    command, run = options.pop("command"), options.pop("run")
+    # A study checks its settings by themselves; what is left of its problems is no mistake in the call.
+    usage: tuple[type[ModeqError], ...] = (InvalidSetting, InvalidMethod)
+    if command == "compare":
+        usage += (InvalidProblem, InvalidOrder)
     try:
         # The heavy imports come after the arguments are known to be well formed.
         import torch
 
-        from modeq.studies import Settings, study
-
-        Settings(**options).folder()
         # Small networks run several times slower with torch's default number of threads.
         torch.set_num_threads(1)
-        result = study(**options)
-    except (InvalidSetting, InvalidMethod) as error:
+        return run(options)
+    except usage as error:
         return _fail(error, USAGE)
     except ModeqError as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
-        print(f"modeq: interrupted; what was found until then is in {options['out']}", file=sys.stderr)
+        kept = options["out"] if command == "study" else options["checkpoint"] or "lost: give --checkpoint to keep it"
+        print(f"modeq: interrupted; what was found until then is in {kept}", file=sys.stderr)
         return FAILED
-    print(json.dumps(result.results, indent=2) if as_json else result.table())
+
+
+def _study(options: dict[str, Any]) -> int:
+    from modeq.studies import Settings, study
+
+    settings = {name: value for name, value in options.items() if name != "json"}
+    Settings(**settings).folder()
+    result = study(**settings)
+    print(json.dumps(result.results, indent=2) if options["json"] else result.table())
     print(f"\nwritten to {result.folder}: report.md, trajectories.png, charges.png, study.json", file=sys.stderr)
     return DONE
+
+
+def _compare(options: dict[str, Any]) -> int:
+    from modeq.numeric.comparison import compare
+
+    methods = [_method(name, options["momentum"], options["weight_decay"]) for name in options["methods"]]
+    folder = _folder(options["out"])
+    steps, orders, points, evaluations = options["steps"], options["orders"], 11, options["max_evaluations"]
+    if options["quick"]:
+        orders = [order for order in orders if order <= QUICK_ORDER] or [1]
+        steps, points = min(steps, QUICK_STEPS), QUICK_CURVATURES
+        evaluations = min(evaluations, QUICK_EVALUATIONS)
+    problem = _problem(options["problem"], options["seed"])
+    result = compare(
+        methods,
+        problem,
+        h=options["lr"],
+        steps=steps,
+        orders=orders,
+        forms=options["forms"],
+        curvature_points=points,
+        rtol=options["rtol"],
+        atol=1e-2 * options["rtol"],
+        max_evaluations=evaluations,
+        check=False,
+        checkpoint=options["checkpoint"],
+    )
+    record = {"settings": {"command": "compare", **options}, **result.to_dict()}
+    (folder / "comparison.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    written = ["comparison.json", *_draw(result, folder)]
+    print(json.dumps(record, indent=2) if options["json"] else result.table())
+    for method, sentences in result.flags.items():
+        for sentence in sentences:
+            print(f"{method}: {sentence}", file=sys.stderr)
+    print(f"\nwritten to {folder}: {', '.join(written)}", file=sys.stderr)
+    return FAILED if any(result.status.values()) else DONE
+
+
+def _problem(name: str, seed: int) -> Any:
+    from modeq.numeric.problems import by_name
+
+    return by_name(name, seed=seed)
+
+
+def _method(name: str, momentum: float, weight_decay: float) -> Any:
+    from modeq.methods.descent import GradientDescent
+    from modeq.methods.momentum import HeavyBall, Nesterov
+
+    if name not in METHODS:
+        raise InvalidSetting(f"--methods names {name!r}: choose from {', '.join(METHODS)}")
+    made = {"gd": GradientDescent, "heavy-ball": HeavyBall, "nesterov": Nesterov}[name]
+    method = made() if name == "gd" else made(momentum=momentum)
+    return method.with_weight_decay(weight_decay) if weight_decay else method
+
+
+def _folder(out: str) -> Path:
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(f"--out is {out}: it cannot be used as a folder ({error.strerror})") from error
+    return Path(out)
+
+
+def _draw(result: Any, folder: Path) -> list[str]:
+    """Write one figure of each kind, with a panel for each method; return their names."""
+    kinds = {"errors": result.plot}
+    if any(losses is not None for losses in result.losses.values()):
+        kinds["losses"] = result.plot_losses
+    if result.problem.size == 2:
+        kinds["plane"] = result.plot_plane
+    if result.curvature:
+        kinds["curvature"] = result.plot_curvature
+    colours = _colours([entry.title for entry in result.entries])
+    for name, plot in kinds.items():
+        shown = list(result.curvature if name == "curvature" else result.iterates)
+        figure, axes = _panels(len(shown))
+        for ax, method in zip(axes, shown, strict=True):
+            plot(ax=ax, method=method)
+            ax.set_title(f"{method}, h = {result.h:g}", fontsize="medium")
+            if name == "curvature":  # its limits are those of one method
+                ax.legend(frameon=False)
+        if name != "curvature":
+            _one_legend(figure, axes, colours)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    return [f"{name}.png" for name in kinds]
+
+
+def _one_legend(figure: Any, axes: Any, colours: dict[str, Any]) -> None:
+    """Give each law one colour in all panels, and the figure one legend."""
+    for line in (line for ax in axes for line in ax.get_lines()):
+        line.set_color(colours.get(line.get_label(), "black"))
+    handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+
+
+def _colours(titles: list[str]) -> dict[str, Any]:
+    import matplotlib
+
+    laws = list(dict.fromkeys(titles))
+    # Neighbours of "tab20" are pairs of one hue: its strong colours first.
+    order = [*range(0, 20, 2), *range(1, 20, 2)]
+    return {law: matplotlib.colormaps["tab20"](order[k % 20]) for k, law in enumerate(laws)}
+
+
+def _panels(count: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6 * count, 5.4), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def _fail(error: ModeqError, code: int) -> int:

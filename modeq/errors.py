@@ -73,5 +73,9 @@ class Diverged(ModeqError, ArithmeticError):
         self.trajectory = trajectory
 
 
+class SweepFailed(ModeqError, RuntimeError):
+    """Some members of a sweep failed; the message names the first, with its traceback."""
+
+
 class MissingDependency(ModeqError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""

@@ -69,13 +69,14 @@ def plot_tree(nested: Any, ax: Any = None, **kwargs: Any) -> list[Any]:
     return artists
 
 
-def plot_errors(curves: Mapping[str, Any], ax: Any = None, **kwargs: Any) -> list[Any]:
+def plot_errors(curves: Mapping[str, Any], ax: Any = None, steps: Any = None, **kwargs: Any) -> list[Any]:
     """Plot errors against the step on a logarithmic axis; the caller adds a legend.
 
     Parameters
     ----------
-    curves : mapping from a label to the errors at steps 0, 1, …
+    curves : mapping from a label to the errors at the first of the steps
     ax : matplotlib axes, optional
+    steps : array, optional; 0, 1, … by default
     **kwargs : passed to ``Axes.semilogy``
 
     Examples
@@ -88,26 +89,157 @@ def plot_errors(curves: Mapping[str, Any], ax: Any = None, **kwargs: Any) -> lis
     ax = _axes(ax)
     artists = []
     for label, values in curves.items():
-        errors = np.asarray(values, dtype=float)
-        # A logarithmic axis has no zero: an exact agreement leaves a gap.
-        shown = np.where(errors > 0, errors, np.nan)
-        artists += ax.semilogy(np.arange(len(shown)), shown, label=label, **kwargs)
+        errors = _positive(values)
+        artists += ax.semilogy(_first(steps, len(errors)), errors, label=label, **kwargs)
     ax.set_xlabel("step n")
     ax.set_ylabel("largest |θ(flow) − θ(optimizer)|")
     return artists
 
 
-def plot_plane(
-    curves: Mapping[str, Any], points: Any = None, points_label: str = "optimizer", ax: Any = None, **kwargs: Any
+def _positive(values: Any) -> Any:
+    """The values with nan for 0, which a logarithmic axis has not: an exact agreement leaves a gap."""
+    numbers = np.asarray(values, dtype=float)
+    return np.where(numbers > 0, numbers, np.nan)
+
+
+def _first(steps: Any, count: int) -> Any:
+    return np.arange(count) if steps is None else np.asarray(steps)[:count]
+
+
+def plot_losses(
+    curves: Mapping[str, Any], points: Mapping[str, Any] | None = None, ax: Any = None, steps: Any = None, **kwargs: Any
 ) -> list[Any]:
-    """Plot trajectories in the plane of two parameters, the optimizer's as dots.
+    """Plot losses against the step, those of flows as lines and those of optimizers as dots.
+
+    Parameters
+    ----------
+    curves : mapping from a label to the losses at the first of the steps
+    points : the same, for dots
+    ax : matplotlib axes, optional
+    steps : array, optional; 0, 1, … by default
+    **kwargs : passed to ``Axes.plot`` for the curves
+
+    Notes
+    -----
+    The axis is logarithmic if every loss is positive, and they span more than a factor of ten.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> len(plot_losses({"gradient flow": [1.0, 0.5]}, points={"optimizer": [1.0, 0.4]}))
+    2
+    """
+    ax = _axes(ax)
+    artists = []
+    for (label, values), width in zip(curves.items(), np.linspace(4.5, 1.0, len(curves)), strict=True):
+        artists += ax.plot(_first(steps, len(values)), values, **{"linewidth": width, "label": label, **kwargs})
+    for k, (label, values) in enumerate((points or {}).items()):
+        if values is not None:
+            style = {"color": "black", "markersize": 2.5, "zorder": 3, "label": label}
+            artists += ax.plot(_first(steps, len(values)), values, "os^Dv"[k % 5], **style)
+    losses = [value for line in artists for value in line.get_ydata() if np.isfinite(value)]
+    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+        ax.set_yscale("log")
+    ax.set_xlabel("step n")
+    ax.set_ylabel("loss L")
+    return artists
+
+
+def plot_curvature(
+    curves: Mapping[str, tuple[Any, Any]], limits: Mapping[str, float], ax: Any = None, **kwargs: Any
+) -> list[Any]:
+    """Plot h·λ_max against the step, with limits as horizontal lines, on a logarithmic axis.
+
+    Parameters
+    ----------
+    curves : mapping from a label to (steps, h·λ_max)
+    limits : mapping from a label to a number; those that are not finite are left out
+    ax : matplotlib axes, optional
+    **kwargs : passed to ``Axes.semilogy`` for the curves
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> len(plot_curvature({"GradientDescent()": ([0, 10], [0.5, 0.9])}, {"series limit": 1, "stability limit": 2}))
+    3
+    """
+    ax = _axes(ax)
+    artists = []
+    for label, (steps, values) in curves.items():
+        artists += ax.semilogy(steps, _positive(values), **{"marker": "o", "markersize": 4, "label": label, **kwargs})
+    for k, (label, limit) in enumerate((label, limit) for label, limit in limits.items() if np.isfinite(limit)):
+        style = ("--", ":", "-.")[k % 3]
+        artists.append(ax.axhline(limit, color="0.35", linestyle=style, linewidth=1.2, label=f"{label} {limit:.3g}"))
+    ax.set_xlabel("step n")
+    ax.set_ylabel("h·λ_max")
+    return artists
+
+
+def plot_order(
+    step_sizes: Any, errors: Any, slopes: Any = (), expected: float | None = None, ax: Any = None, **kwargs: Any
+) -> list[Any]:
+    """Plot errors against step sizes on logarithmic axes, with the measured slopes and a line of the expected one.
+
+    Parameters
+    ----------
+    step_sizes, errors : arrays (points,)
+    slopes : array (points − 1,), optional
+        Written beside the line from one point to the next, where finite.
+    expected : number, optional
+        The slope of the reference line, through the smallest step size.
+    ax : matplotlib axes, optional
+    **kwargs : passed to ``Axes.loglog`` for the errors
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> len(plot_order([0.1, 0.05], [1e-2, 2.5e-3], slopes=[2.0], expected=2))
+    3
+    """
+    ax = _axes(ax)
+    h, error = np.asarray(step_sizes, dtype=float), _positive(errors)
+    artists = list(ax.loglog(h, error, **{"marker": "o", "label": "measured", **kwargs}))
+    if expected is not None and np.any(np.isfinite(error)):
+        last = np.flatnonzero(np.isfinite(error))[-1]
+        line = error[last] * (h / h[last]) ** expected
+        artists += ax.loglog(h, line, color="0.35", linestyle="--", linewidth=1.0, label=f"slope {expected:g}")
+    for k, slope in enumerate(slopes):
+        if np.isfinite(slope) and np.isfinite(error[k : k + 2]).all():
+            place = (float(np.sqrt(h[k] * h[k + 1])), float(np.sqrt(error[k] * error[k + 1])))
+            offset = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "fontsize": "small"}
+            artists.append(ax.annotate(f"{slope:.2f}", place, **offset))
+    ax.set_xlabel("step size h")
+    ax.set_ylabel("largest error")
+    return artists
+
+
+def plot_plane(
+    curves: Mapping[str, Any],
+    points: Any = None,
+    points_label: str = "optimizer",
+    ax: Any = None,
+    surface: tuple[Any, Any, Any] | None = None,
+    labels: tuple[str, str] = ("θ₁", "θ₂"),
+    **kwargs: Any,
+) -> list[Any]:
+    """Plot trajectories in the plane of two parameters, the optimizer's as dots, on the contours of a loss.
 
     Parameters
     ----------
     curves : mapping from a label to an array (points, 2)
     points : array (points, 2), optional
     ax : matplotlib axes, optional
+    surface : (X, Y, Z), optional
+        Two coordinates and the loss on a grid, for contours.
+    labels : of the axes
     **kwargs : passed to ``Axes.plot`` for the curves
+
+    Notes
+    -----
+    The style of Figure 4 of Kunin et al. 2021 (arXiv 2012.04728).
 
     Examples
     --------
@@ -118,6 +250,11 @@ def plot_plane(
     """
     ax = _axes(ax)
     artists = []
+    if surface is not None and np.any(np.isfinite(surface[2])):
+        X, Y, Z = (np.asarray(values, dtype=float) for values in surface)
+        style = {"cmap": "Blues_r", "linewidths": 0.8, "zorder": 0}
+        artists.append(ax.contour(X, Y, np.ma.masked_invalid(Z), levels=_levels(Z), **style))
+        ax.set(xlim=(X.min(), X.max()), ylim=(Y.min(), Y.max()))
     # Later curves are thinner, so that one under another can be seen.
     for (label, values), width in zip(curves.items(), np.linspace(4.5, 1.0, len(curves)), strict=True):
         xy = np.asarray(values, dtype=float)
@@ -125,9 +262,15 @@ def plot_plane(
     if points is not None:
         xy = np.asarray(points, dtype=float)
         artists += ax.plot(xy[:, 0], xy[:, 1], "o", color="black", markersize=3.5, label=points_label, zorder=3)
-    ax.set_xlabel("θ₁")
-    ax.set_ylabel("θ₂")
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
     return artists
+
+
+def _levels(Z: Any) -> Any:
+    """Contour levels whose spacing grows with the loss, as that of a quadratic does with the distance."""
+    low, high = Z[np.isfinite(Z)].min(), Z[np.isfinite(Z)].max()
+    return low + (high - low or 1.0) * np.linspace(0.03, 1.0, 14) ** 2
 
 
 def plot_charge(

@@ -69,22 +69,24 @@ FUNCTIONS = {
     "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow", "flow",
     "iterate", "memoryless_map", "method_from", "method_from_torch", "modified_equation", "modifying_equation",
     "observed_order", "phase_space_form", "sample_iterates", "scheduled_equation",
-    "scheduled_time_derivative_form", "simulate", "state_space_form", "stochastic_equation", "study",
+    "scheduled_time_derivative_form", "simulate", "state_space_form", "stochastic_equation", "study", "sweep",
     "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
     "BSeriesField", "BSeriesMap", "Comparison", "ExpectedEquation", "GeneralLinearMethod", "MemorylessMap",
-    "ModifiedEquation", "ModifyingEquation", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem", "Rescale",
+    "ModifiedEquation", "ModifyingEquation", "NumpyProblem", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem",
+    "Rescale",
     "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm", "Status",
-    "StochasticEquation", "Study", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
+    "StochasticEquation", "Study", "Sweep", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
     "Trajectory", "Translation", "Tree", "VectorField",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",
     "InvalidSetting", "InvalidSeries", "InvalidTree", "MissingDependency", "ModeqError", "NoClosedLaw",
-    "NoTimeDerivativeForm", "NotAGradientFlow", "NotZeroStable", "OutsideSeriesLimit", "UnsupportedOptimizer",
+    "NoTimeDerivativeForm", "NotAGradientFlow", "NotZeroStable", "OutsideSeriesLimit", "SweepFailed",
+    "UnsupportedOptimizer",
 }  # fmt: skip
-MODULES = {"plots", "testing"}
+MODULES = {"plots", "problems", "testing"}
 
 
 def test_every_public_name_is_what_it_says():
@@ -114,7 +116,7 @@ def test_every_public_name_has_a_docstring_with_an_example(name):
 @pytest.mark.parametrize("name", sorted(ERRORS - {"ModeqError"}))
 def test_every_error_derives_from_a_built_in_too(name):
     bases = getattr(modeq, name).__mro__
-    assert {ValueError, TypeError, ArithmeticError, ImportError} & set(bases)
+    assert {ValueError, TypeError, ArithmeticError, ImportError, RuntimeError} & set(bases)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

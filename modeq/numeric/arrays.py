@@ -18,6 +18,17 @@ def namespace(array: Any) -> Any:
     return torch if isinstance(array, torch.Tensor) else np
 
 
+def vector(theta: Any) -> Any:
+    """Return a tensor as it is, anything else as a float64 numpy array.
+
+    Examples
+    --------
+    >>> vector([1, 2])
+    array([1., 2.])
+    """
+    return theta if isinstance(theta, torch.Tensor) else np.asarray(theta, dtype=np.float64)
+
+
 def combination(weights: Sequence[float], vectors: Sequence[Any]) -> Any:
     """Return Σ w_k v_k with one vector of memory; terms of weight 0 are not touched.
 

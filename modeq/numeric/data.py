@@ -1,7 +1,7 @@
-"""Data without a download: the handwritten digits of scikit-learn, and seeded minibatches."""
+"""Data without a download, from scikit-learn: digits, breast cancer, diabetes; and seeded minibatches."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,21 +47,90 @@ def digits(
     >>> images.shape, labels[:3].tolist()
     (torch.Size([360, 1, 8, 8]), [2, 3, 4])
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingDependency(
-            "the digits come with scikit-learn, which is not installed; pip install 'modeq[examples]'"
-        ) from error
     parts = {"train": slice(None, _TRAIN), "test": slice(_TRAIN, None), "all": slice(None)}
     if split not in parts:
         raise InvalidProblem(f"no split {split!r} of the digits; choose one of {', '.join(parts)}")
-    bunch = load_digits()
+    bunch = _bunch("digits")
     images = torch.from_numpy(bunch.images).div(16).unsqueeze(1)
     if standardise:
         images = (images - images.mean()) / images.std()
     labels = torch.from_numpy(bunch.target).long()
     return images[parts[split]].to(dtype), labels[parts[split]]
+
+
+def breast_cancer(*, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return the 569 tumours of scikit-learn's breast cancer data: 30 features, and whether they are benign.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of both tensors.
+
+    Returns
+    -------
+    features : Tensor, shape [569, 30]
+        Each of mean 0 and variance 1 over the samples.
+    labels : Tensor, shape [569]
+        1 for benign, 0 for malignant.
+
+    Raises
+    ------
+    MissingDependency
+        If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> features, labels = breast_cancer()
+    >>> features.shape, labels.sum().item()
+    (torch.Size([569, 30]), 357.0)
+    """
+    bunch = _bunch("breast_cancer")
+    return _standardised(bunch.data).to(dtype), torch.from_numpy(bunch.target).to(dtype)
+
+
+def diabetes(*, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return the 442 patients of scikit-learn's diabetes data: 10 features, and the progression of the disease.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of both tensors.
+
+    Returns
+    -------
+    features : Tensor, shape [442, 10]
+    progression : Tensor, shape [442]
+        Both of mean 0 and variance 1 over the samples.
+
+    Raises
+    ------
+    MissingDependency
+        If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> features, progression = diabetes()
+    >>> features.shape, progression.shape
+    (torch.Size([442, 10]), torch.Size([442]))
+    """
+    bunch = _bunch("diabetes")
+    return _standardised(bunch.data).to(dtype), _standardised(bunch.target).to(dtype)
+
+
+def _bunch(name: Literal["digits", "breast_cancer", "diabetes"]) -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise MissingDependency(
+            f"the {name.replace('_', ' ')} data come with scikit-learn, which is not installed; "
+            "pip install 'modeq[examples]'"
+        ) from error
+    return getattr(datasets, f"load_{name}")()
+
+
+def _standardised(array: Any) -> Tensor:
+    columns = torch.from_numpy(array).to(torch.float64)
+    return (columns - columns.mean(0)) / columns.std(0, correction=0)
 
 
 def minibatches(n: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[Tensor]:

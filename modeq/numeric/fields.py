@@ -1,18 +1,19 @@
 """Evaluations of a modified vector field: written out, by automatic differentiation, or from gradients alone."""
 
-from collections.abc import Callable
-from fractions import Fraction
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import sympy as sp
+import torch
 
-from modeq.errors import InvalidProblem, NoTimeDerivativeForm
-from modeq.methods.base import GeneralLinearMethod
-from modeq.methods.shift_operator import ShiftOperator
+from modeq.errors import InvalidProblem
+from modeq.numeric.arrays import combination, namespace, vector
 from modeq.numeric.colours import ColourFields, MeanAndDeviations
-from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.gradients_only import GradientsOnlyField
+from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.b_series import BSeries
 from modeq.symbolic.equation import ModifiedEquation
@@ -20,7 +21,7 @@ from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.rooted_trees import Tree
 
 FieldName = Literal["auto", "lambdify", "autodiff", "gradients"]
-Field = Callable[[Vector], Vector]
+Field = Callable[[Any], Any]
 
 
 def modified_field(
@@ -37,14 +38,18 @@ def modified_field(
         The learning rate.
     field : "auto", "lambdify", "autodiff" or "gradients"
         "lambdify": the field written out with sympy (a `SymbolicProblem` or `VectorField`). "autodiff": elementary
-        differentials from nested derivatives, each subtree once. "gradients": from gradients alone, for
-        a method with one query point; not the truncated series itself, but equal to it up to O(h^order).
-        An expected equation is not evaluated so. "auto": the first of these that applies, and for networks
-        "gradients", or "autodiff" for epochs.
+        differentials from nested derivatives, see `SeriesField`. "gradients": from gradients alone, for
+        a method with one query point, see `GradientsOnlyField`; not the truncated series itself, but equal to it up
+        to O(h^order). An expected equation is not evaluated so. "auto": "lambdify" if the problem is written out,
+        else "gradients" if the method has one query point, else "autodiff".
+
+    Returns
+    -------
+    A function of θ, a vector or a tensor, whose value is of the same kind.
 
     Raises
     ------
-    InvalidMethod, InvalidProblem, NoTimeDerivativeForm
+    InvalidMethod, InvalidProblem, NoTimeDerivativeForm, UnsupportedOptimizer
 
     Examples
     --------
@@ -60,14 +65,14 @@ def modified_field(
     else:
         equation.method.require_numbers()
     if field == "auto":
-        nested = expected or (equation.method.steps > 1 and not equation.method.queries_at_parameters)
-        field = "lambdify" if isinstance(problem, WrittenOut) else "autodiff" if nested else "gradients"
+        alone = not expected and equation.method.queries_at_parameters
+        field = "lambdify" if isinstance(problem, WrittenOut) else "gradients" if alone else "autodiff"
     if field == "gradients" and expected:
         raise InvalidProblem(f"field is 'gradients': {equation!r} takes 'lambdify' or 'autodiff'")
     if field == "lambdify":
         return _written_out(equation, problem, h)
     if field == "autodiff":
-        return lambda theta: series_value(equation, problem, theta, h)
+        return SeriesField(equation, problem, h)
     if field == "gradients":
         return GradientsOnlyField(equation.method, equation.order, problem, h)
     raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
@@ -85,7 +90,14 @@ def _written_out(series: BSeries, problem: Problem, h: float) -> Field:
         several = len(ColourFields(series, problem).parts) > 1
         parts = problem.part_expressions if several else (problem.field_expressions,)
     function = _code(series, parts, problem.variables)
-    return lambda theta: np.array(function(theta, h), dtype=np.float64)
+
+    def field(theta: Any) -> Any:
+        if not isinstance(theta, torch.Tensor):
+            return np.array(function(theta, h), dtype=np.float64)
+        values = np.array(function(theta.detach().cpu().numpy(), h), dtype=np.float64)
+        return torch.as_tensor(values, dtype=theta.dtype, device=theta.device)
+
+    return field
 
 
 @lru_cache(maxsize=32)
@@ -100,8 +112,8 @@ def _code(
     return sp.lambdify([list(variables), step], components, cse=True)
 
 
-def series_value(series: BSeries, problem: Problem, theta: Vector, h: float) -> Vector:
-    """Return Σ h^{|τ|−offset} c(τ)/σ(τ) F(τ)(θ) by nested derivatives of the problem's field.
+def series_value(series: BSeries, problem: Problem, theta: Any, h: float) -> Any:
+    """Return Σ h^{|τ|−offset} c(τ)/σ(τ) F(τ)(θ) by nested derivatives of the problem's field; see `SeriesField`.
 
     Examples
     --------
@@ -111,90 +123,103 @@ def series_value(series: BSeries, problem: Problem, theta: Vector, h: float) -> 
     >>> series_value(equation, mq.SymbolicProblem(x**2 / 2, [x]), np.array([2.0]), h=0.1).tolist()
     [-2.1]
     """
-    theta = np.asarray(theta, dtype=np.float64)
-    expected = isinstance(series, ExpectedEquation)
-    fields = MeanAndDeviations(series, problem) if expected else ColourFields(series, problem)
-    known: dict[Tree, Vector] = {}
-
-    def differential(tree: Tree) -> Vector:
-        if tree not in known:
-            known[tree] = fields(tree.colour, theta, [differential(child) for child in tree.children])
-        return known[tree]
-
-    total = np.zeros_like(theta)
-    for tree, value in series.coefficients.items():
-        if value != 0:
-            vector = differential(tree).mean(axis=0) if expected else differential(tree)
-            total += h ** (tree.order - series.offset) * float(value / tree.symmetry) * vector
-    return total
+    return SeriesField(series, problem, h)(theta)
 
 
-class GradientsOnlyField:
-    """The modified field of order N from gradients alone, for a method with one query point.
+class SeriesField:
+    """θ ↦ Σ h^{|τ|−offset} c(τ)/σ(τ) F(τ)(θ) by nested derivatives of the problem's field.
 
-    With nodes n_j (in steps), F_j = f(θ_j), the exact operator M of the method on polynomials of degree
-    below N and its derivative d at n = 0,
+    Each F(τ) that occurs in another one is found once, and forgotten after its last use. Of all others those that
+    differ in one child of the root are found together, since a derivative is linear in each direction:
 
-        θ_j = θ + h Σ_l M_jl F_l,    f̃_N(θ) = Σ_l d_l F_l.
+        Σ_i w_i f⁽ᵐ⁾(v₁, …, v_{m−1}, u_i) = f⁽ᵐ⁾(v₁, …, v_{m−1}, Σ_i w_i u_i).
 
-    Without parasitic eigenvalues the nodes are 0, …, N − 1, and the stages are explicit where M is
-    triangular (gradient descent: exactly N gradients). With them the nodes are −j/(1 − ρ), ρ the largest
-    parasitic modulus, which keeps rounding errors at 1e-16 for momentum 0.99 too; the stages are grown
-    one node at a time, 1 + N(N − 1)/2 gradients in all. It equals the truncated B-series up to O(hᴺ).
+    At order 2 this takes one gradient and one Hessian-vector product, with weight decay too.
+
+    Parameters
+    ----------
+    series : BSeries
+        With numbers for all symbols.
+    problem : Problem
+    h : positive number
+        The learning rate.
+
+    Raises
+    ------
+    UnsupportedOptimizer
 
     Examples
     --------
     >>> import modeq as mq, sympy as sp
     >>> x = sp.Symbol("x")
-    >>> field = GradientsOnlyField(mq.GradientDescent(), 2, mq.SymbolicProblem(x**2 / 2, [x]), h=0.1)
-    >>> float(round(field([2.0])[0], 12)), field.gradients_per_call
-    (-2.1, 2)
+    >>> equation = mq.modified_equation(mq.GradientDescent(), order=2)
+    >>> SeriesField(equation, mq.SymbolicProblem(x**2 / 2, [x]), h=0.1)([2.0]).tolist()
+    [-2.1]
     """
 
-    def __init__(self, method: GeneralLinearMethod, order: int, problem: Problem, h: float) -> None:
-        method.require_numbers()
-        if not method.queries_at_parameters:
-            raise NoTimeDerivativeForm(
-                f"{method} takes gradients at several points: the gradients-only field needs one query point; use "
-                "field='lambdify' or 'autodiff'"
-            )
-        self.h, self.colours = h, range(method.colour_count)
-        self.fields = ColourFields(method, problem)
-        operator = ShiftOperator(method)
-        nodes = _nodes(method, order)
-        matrices, rows = operator.collocation(nodes)
-        self._weights = np.array([_floats(row)[0] for row in rows])
-        if all(matrix.is_lower and all(matrix[i, i] == 0 for i in range(order)) for matrix in matrices):
-            self._stages = [(j, [np.array([_floats(matrix)[j][:j] for matrix in matrices])]) for j in range(1, order)]
-        else:
-            self._stages = []
-            for known in range(1, order):
-                grown, _ = operator.collocation(nodes[:known], nodes[1 : known + 1])
-                values = np.array([_floats(matrix) for matrix in grown])
-                self._stages.append((1, [values[:, j, :] for j in range(known)]))
-        self.gradients_per_call = 1 + sum(len(stage) for _, stage in self._stages)
+    def __init__(self, series: BSeries, problem: Problem, h: float) -> None:
+        self._expected = isinstance(series, ExpectedEquation)
+        self._fields = MeanAndDeviations(series, problem) if self._expected else ColourFields(series, problem)
+        self._weights = {
+            tree: h ** (tree.order - series.offset) * float(value / tree.symmetry)
+            for tree, value in series.coefficients.items()
+            if value != 0
+        }
+        self._inner = _subtrees(self._weights)
+        self._groups: dict[tuple[Any, ...], list[Tree]] = {}
+        for tree in self._weights:
+            if tree not in self._inner:
+                # The rows of an expected equation, one for each batch, are averaged last.
+                key = (tree,) if self._expected else (tree.colour, tree.children[1:], bool(tree.children))
+                self._groups.setdefault(key, []).append(tree)
+        needed = [child for tree in self._inner for child in tree.children]
+        for group in self._groups.values():
+            needed += [*group[0].children[1:], *(tree.children[0] for tree in group if tree.children)]
+        self._uses = Counter(needed)
 
-    def __call__(self, theta: Any) -> Vector:
-        """f̃_N(θ)."""
-        theta = np.asarray(theta, dtype=np.float64)
-        values = [self._fields(theta)]
-        for first, matrices in self._stages:
-            known = np.array(values)  # nodes × colours × d
-            moved = [theta + self.h * np.einsum("cl,lcd->d", matrix, known[: matrix.shape[1]]) for matrix in matrices]
-            values[first:] = [self._fields(position) for position in moved]
-        return np.einsum("cl,lcd->d", self._weights, np.array(values))
+    def __call__(self, theta: Any) -> Any:
+        """The value at θ, of the kind of θ, a numpy array or a torch tensor."""
+        theta = vector(theta)
+        known: dict[Tree, Any] = {}
+        left = self._uses.copy()
 
-    def _fields(self, theta: Vector) -> Vector:
-        return np.array([self.fields(colour, theta) for colour in self.colours])
+        def take(tree: Tree) -> Any:
+            left[tree] -= 1
+            return known[tree] if left[tree] else known.pop(tree)
+
+        total = namespace(theta).zeros_like(theta)
+        for tree in self._inner:
+            known[tree] = self._fields(tree.colour, theta, [take(child) for child in tree.children])
+            if tree in self._weights:
+                total += self._weights[tree] * self._mean(known[tree])
+        for group in self._groups.values():
+            total += self._of_group(group, theta, take)
+        return total
+
+    def _of_group(self, group: list[Tree], theta: Any, take: Callable[[Tree], Any]) -> Any:
+        """Σ weight·F(τ) over trees that differ in one child of the root."""
+        weights, tree = [self._weights[tree] for tree in group], group[0]
+        others = [take(child) for child in tree.children[1:]]
+        if not tree.children or self._expected:
+            first = [take(child) for child in tree.children[:1]]
+            return weights[0] * self._mean(self._fields(tree.colour, theta, [*first, *others]))
+        together = combination(weights, [take(tree.children[0]) for tree in group])
+        return self._fields(tree.colour, theta, [together, *others])
+
+    def _mean(self, value: Any) -> Any:
+        return value.mean(axis=0) if self._expected else value
 
 
-def _floats(matrix: sp.MatrixBase) -> list[list[float]]:
-    return [[float(entry) for entry in matrix.row(i)] for i in range(matrix.rows)]
+def _subtrees(trees: Iterable[Tree]) -> list[Tree]:
+    """All trees that others have as children, after their own children."""
+    found: dict[Tree, None] = {}
 
+    def visit(tree: Tree) -> None:
+        for child in tree.children:
+            if child not in found:
+                visit(child)
+                found[child] = None
 
-def _nodes(method: GeneralLinearMethod, count: int) -> list[sp.Rational]:
-    radius = method.parasitic_radius
-    if radius == 0:
-        return [sp.Integer(j) for j in range(count)]
-    spacing = sp.Rational(Fraction(1 / (1 - radius)).limit_denominator(1000))
-    return [-j * spacing for j in range(count)]
+    for tree in trees:
+        visit(tree)
+    return list(found)

@@ -1,29 +1,33 @@
 """Integrate a modified equation, in any of its forms, with SciPy's DOP853."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.linalg import expm
 
-from modeq.errors import Diverged, InvalidProblem
-from modeq.numeric.curvature import decay_rate, require_series_limit
-from modeq.numeric.fields import FieldName, modified_field, series_value
-from modeq.numeric.integration import System, integrate
-from modeq.numeric.iteration import iterate
-from modeq.numeric.jets import PathDerivatives, path_derivatives
-from modeq.numeric.protocol import Problem, Vector, positive, time_grid
+from modeq.errors import Diverged, IllPosed, InvalidProblem, OutsideSeriesLimit
+from modeq.numeric.checkpoints import Checkpoint, fingerprint
+from modeq.numeric.curvature import require_series_limit
+from modeq.numeric.fields import FieldName
+from modeq.numeric.flow_settings import (
+    FlowSettings,
+    Form,
+    Layer,
+    batch_keys,
+    given_points,
+    has_series_limit,
+    require_options,
+    whole_steps,
+)
+from modeq.numeric.flow_systems import first_order_system
+from modeq.numeric.integration import integrate
+from modeq.numeric.minibatch_flow import minibatch_flow
+from modeq.numeric.protocol import Problem, Vector, positive, time_grid, whole
 from modeq.numeric.scheduled_flow import scheduled_system
-from modeq.numeric.state_space_field import StateSpaceField
-from modeq.numeric.trajectory import Trajectory
-from modeq.symbolic.equation import ModifiedEquation
+from modeq.numeric.trajectory import Status, Trajectory
 from modeq.symbolic.expected_equation import ExpectedEquation
-from modeq.symbolic.phase_space import PhaseSpaceForm
 from modeq.symbolic.scheduled_forms import ScheduledForm
-from modeq.symbolic.state_space import StateSpaceForm
-from modeq.symbolic.temporal import TimeDerivativeForm
-
-Form = ModifiedEquation | ExpectedEquation | TimeDerivativeForm | PhaseSpaceForm | StateSpaceForm | ScheduledForm
-Layer = bool | int
 
 
 def flow(
@@ -42,8 +46,13 @@ def flow(
     check: bool = True,
     through: Any = None,
     buffers: Any = None,
+    batches: Sequence[Any] | None = None,
+    jumps: int = 2,
+    checkpoint: Any = None,
 ) -> Trajectory:
     """Integrate a modified equation on a problem.
+
+    It is integrated in the kind of array in which the problem computes: a network in float32 or on a GPU stays there.
 
     Parameters
     ----------
@@ -55,10 +64,10 @@ def flow(
     time : positive number
         The end, in units of h·n: `time` = h·steps reaches step number `steps`.
     field : see :func:`modeq.numeric.fields.modified_field`
-        How the field is evaluated; in the phase-space form, whether its derivatives along the path are
-        written out ("lambdify") or found from gradients ("gradients"). The time-derivative form needs
-        gradients alone, the state-space form takes nested derivatives, and a scheduled equation gradients and
-        their first derivative, whatever is given here.
+        How the field is evaluated; in the phase-space form, how its derivatives along the path are: written
+        out ("lambdify"), by nested derivatives ("autodiff") or from gradients ("gradients"). The time-derivative
+        form needs gradients alone, and takes "auto" or "gradients"; the state-space form and scheduled equations
+        take nested derivatives, "auto" or "autodiff".
     initial_layer : bool or int
         Where to start. True: where the optimizer's own first step puts the flow, to the order of the
         equation (for the time-derivative form the right first derivative, for the phase-space form so
@@ -69,19 +78,30 @@ def flow(
     rtol, atol : tolerances of the integrator
         Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int
-        After this many evaluations the flow is given up as too stiff.
+        After this many evaluations, over all steps, the flow is given up as too stiff.
     series_limit : bool
         Whether to refuse a `ModifiedEquation` of order ≥ 2, or a `TimeDerivativeForm` of order ≥ 3 (which
         starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit. For a
         `ScheduledEquation` h is multiplied with the largest φ on the way.
     check : bool
-        Whether to raise `Diverged` if the integration fails, or to return what there is.
+        Whether to raise an error if the flow cannot be started or followed to the end, or to return what there
+        is: the start alone with the status SERIES_DIVERGES, ILL_POSED or DIVERGED, or the points until then.
     through : array (m − 1) × d, optional
         For a `PhaseSpaceForm` with m modes: the iterates θ₁, …, θ_{m−1} after `start`, if they are not the
         method's own first ones, as in the middle of a training, with the buffers it has there.
     buffers : None, 0, or array m × d, optional
         For a `StateSpaceForm`: its buffers v₁, …, v_m at the start, if they are not the method's own first
         ones; for torch's optimizers the momentum buffer. See :meth:`StateSpaceField.start`.
+    batches : sequence, optional
+        What step n sees, taken in turn, as for :func:`modeq.iterate`; the whole field at all times by default. The
+        flow of each step is that of its batch. From one step to the next θ is continuous, and so are the
+        derivatives in a time-derivative form, the buffers in a state-space form, and in a phase-space form the
+        momentum buffer, so that θ' jumps. A field on θ alone follows a method of one state only.
+    jumps : int
+        For a `PhaseSpaceForm` with two modes and batches: the number of terms of the jump of θ', 0 for none, 1
+        for that in the gradients alone, 2 with their product with Hessians. See `VelocityJump`.
+    checkpoint : path of a folder, optional
+        Where finished parts are kept, and taken up again by a later call with the same arguments.
 
     Returns
     -------
@@ -91,7 +111,11 @@ def flow(
 
     Raises
     ------
-    InvalidMethod, InvalidProblem, OutsideSeriesLimit, IllPosed, Diverged
+    InvalidMethod, InvalidProblem, OutsideSeriesLimit, IllPosed, UnsupportedOptimizer, Diverged
+
+    Notes
+    -----
+    Minibatches in a continuous equation for momentum: Lyu et al. 2025 (arXiv 2506.14806), piecewise as here.
 
     Examples
     --------
@@ -107,213 +131,87 @@ def flow(
     """
     if not isinstance(form, Form):
         raise InvalidProblem(f"{form!r} is no equation: give modified_equation(method, order), or another form")
-    expected = isinstance(form, ExpectedEquation)
-    method, steps = (form.epoch.method, form.batches) if expected else (form.method, form.method.steps)
-    (form if expected else method).require_numbers()
+    (form if isinstance(form, ExpectedEquation) else form.method).require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
-    if not isinstance(initial_layer, bool | int) or initial_layer < 0:
-        raise InvalidProblem(f"initial_layer is {initial_layer!r}: give True, False, or the highest power of h, from 0")
+    require_options(form, field, initial_layer, buffers, batches, jumps)
     theta = problem.start(start)
-    points = _given_points(form, theta, through)
-    if buffers is not None and not isinstance(form, StateSpaceForm):
-        raise InvalidProblem(f"buffers are for a state-space form, not for {form!r}: leave them out")
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
-    if series_limit and has_series_limit(form):
-        require_series_limit(method, problem, theta, h, epoch=steps > 1)
-    times = time_grid(h * int(steps), time)
-    if isinstance(form, ModifiedEquation | ExpectedEquation):
-        system = _vector_field_system(form, problem, theta, h, field, initial_layer)
-    elif isinstance(form, TimeDerivativeForm):
-        system = _time_derivative_system(form, problem, theta, h, initial_layer)
-    elif isinstance(form, ScheduledForm):
-        system = scheduled_system(form, problem, theta, h, times, initial_layer, series_limit)
-    elif isinstance(form, StateSpaceForm):
-        state = StateSpaceField(form, problem, h)
-        system = System(state, state.start(theta, buffers), f"state-space form of order {form.order}")
-    else:
-        system = _phase_space_system(form, problem, theta, h, field, initial_layer, rtol, points)
-    trajectory = integrate(system, times, problem.size, rtol, atol, max_evaluations)
+    settings = FlowSettings(h, field, initial_layer, rtol, given_points(form, theta, through), buffers)
+    keys = None if batches is None else batch_keys(form, problem, batches)
+    budget = whole(max_evaluations, "max_evaluations", least=1)
+    kept = None if checkpoint is None else _checkpoint(checkpoint, form, problem, theta, time, settings, keys, jumps)
+    try:
+        if keys is None:
+            trajectory = _one_field(form, problem, theta, time, settings, atol, budget, series_limit, kept)
+        else:
+            steps = whole_steps(h, time)
+            if series_limit and has_series_limit(form):
+                require_series_limit(form.method, problem.of_batch(keys[0]), theta, h)
+            trajectory = minibatch_flow(form, problem, theta, keys, steps, settings, jumps, atol, budget, kept)
+    except (OutsideSeriesLimit, IllPosed, Diverged) as error:
+        if check:
+            raise
+        status = next(status for kind, status in _REFUSALS.items() if isinstance(error, kind))
+        return Trajectory(np.zeros(1), theta[None, :], 0, status, str(error), repr(form))
     return trajectory.checked() if check else trajectory
 
 
-def _given_points(form: Form, theta: Vector, through: Any) -> Vector | None:
-    """θ₀ and the iterates that the flow of a phase-space form shall pass through, after a check."""
-    if through is None:
-        return None
-    modes = len(form.q) if isinstance(form, PhaseSpaceForm) else 1
-    points = np.array(through, dtype=np.float64)
-    if modes == 1 or points.shape != (modes - 1, theta.size) or not np.all(np.isfinite(points)):
-        wanted = f"{modes - 1} x {theta.size} finite numbers" if modes > 1 else "nothing, it starts at θ₀ alone"
-        raise InvalidProblem(f"through has shape {points.shape}: give {form!r} {wanted}")
-    return np.vstack([theta, points])
+_REFUSALS = {
+    OutsideSeriesLimit: Status.SERIES_DIVERGES,
+    IllPosed: Status.ILL_POSED,
+    Diverged: Status.DIVERGED,
+}
 
 
-def has_series_limit(form: Form) -> bool:
-    """Whether a form means nothing outside the series limit: a field, or a form that starts on the slow manifold."""
-    if isinstance(form, ModifiedEquation):
-        return form.order > 1 and not form.method.players  # of several players there is no single curvature
-    if isinstance(form, ExpectedEquation):
-        return form.order > 1
-    return isinstance(form, TimeDerivativeForm) and form.order > 2
-
-
-def _vector_field_system(
-    equation: ModifiedEquation | ExpectedEquation,
+def _one_field(
+    form: Form,
     problem: Problem,
     theta: Vector,
-    h: float,
-    field: FieldName,
-    initial_layer: Layer,
-) -> System:
-    right_hand_side = modified_field(equation, problem, h, field)
-    order = equation.order - 1 if initial_layer is True else int(initial_layer)
-    layer = equation.initial_layer(order)
-    start = theta + series_value(layer, problem, theta, h)
-    return System(right_hand_side, start, f"modified field of order {equation.order}")
+    time: float,
+    settings: FlowSettings,
+    atol: float,
+    max_evaluations: int,
+    series_limit: bool,
+    checkpoint: Checkpoint | None,
+) -> Trajectory:
+    """The flow of the whole field."""
+    expected = isinstance(form, ExpectedEquation)
+    method, steps = (form.epoch.method, form.batches) if expected else (form.method, form.method.steps)
+    h = settings.h
+    if series_limit and has_series_limit(form):
+        require_series_limit(method, problem, theta, h, epoch=steps > 1)
+    times = time_grid(h * int(steps), time)
+    if isinstance(form, ScheduledForm):
+        system = scheduled_system(form, problem, theta, h, times, settings.initial_layer, series_limit)
+    else:
+        system = first_order_system(form, problem, theta, settings)
+    return integrate(system, times, problem.size, settings.rtol, atol, max_evaluations, checkpoint)
 
 
-def _time_derivative_system(
-    form: TimeDerivativeForm, problem: Problem, theta: Vector, h: float, initial_layer: Layer
-) -> System:
-    """The state is θ, hθ', …, h^{p−1}θ^{(p−1)}."""
-    form.require_well_posed()
-    c = [float(value) for value in form.coefficients]
-    d = [h * decay_rate(form.method) * float(value) for value in form.decay_coefficients] or [0.0] * form.order
-    size = theta.size
-
-    def right_hand_side(u: Vector) -> Vector:
-        levels = u.reshape(form.order, size)
-        highest = h * problem.field(levels[0])
-        for k in range(form.order):
-            highest -= (d[k] + (c[k - 1] if k else 0.0)) * levels[k]
-        return np.concatenate([*levels[1:], highest / c[-1]]) / h
-
-    start = np.zeros((form.order, size))
-    start[0] = theta
-    if initial_layer:
-        start[0] = theta + series_value(form.start[0], problem, theta, h)
-        for k, series in enumerate(form.start[1:], start=1):
-            start[k] = h**k * series_value(series, problem, start[0], h)
-    return System(right_hand_side, start.ravel(), f"time-derivative form of order {form.order}")
-
-
-def _phase_space_system(
-    form: PhaseSpaceForm,
+def _checkpoint(
+    path: Any,
+    form: Form,
     problem: Problem,
     theta: Vector,
-    h: float,
-    field: FieldName,
-    initial_layer: Layer,
-    rtol: float,
-    points: Vector | None,
-) -> System:
-    """The state is θ, Dθ, …, D^{m−1}θ with D the derivative per step."""
-    q, r = form.numbers()
-    m, size = len(q), theta.size
-    derivatives = path_derivatives(problem, max(len(r[0]) - 1, m - 1), field)
-    solver = _HighestDerivative(q, r, form, derivatives, h, tolerance=1e-2 * rtol)
-
-    def right_hand_side(u: Vector) -> Vector:
-        levels = u.reshape(m, size)
-        return np.concatenate([*levels[1:], solver(levels)]) / h
-
-    start = np.zeros((m, size))
-    start[0] = theta
-    system = System(right_hand_side, start.ravel(), f"phase-space form of order {form.order}")
-    if not np.all(np.isfinite(right_hand_side(system.start))):
-        raise Diverged(
-            f"{system.name}: at the start its highest derivative cannot be solved for, the sweeps do not contract at "
-            f"h = {h:g}; use a smaller learning rate or a lower order"
-        )
-    if points is None and initial_layer and form.left_out:
-        for k, series in enumerate(form.start()):
-            start[k] += h**k * series_value(series, problem, theta, h)
-        return System(right_hand_side, start.ravel(), system.name)
-    if m > 1 and (initial_layer or points is not None):
-        if points is None:
-            points = iterate(form.method, problem, theta, h=h, steps=m - 1).y
-        return System(right_hand_side, _through_iterates(system, points, q, h, rtol), system.name)
-    return system
-
-
-class _HighestDerivative:
-    """Solve q(D)θ = h Σ_c Σ_k r_k^c D^k f_c for D^mθ, the derivatives of f taken along the flow itself.
-
-    The unknown derivatives D^mθ, …, D^Kθ of the path obey the equation and its derivatives, cut where
-    D^{K+1} f would be needed; the system is solved by fixed-point sweeps, which contract like h·r_k·λ/q_m, λ the
-    curvature. Where they do not, the value is nan.
-    """
-
-    def __init__(
-        self,
-        q: list[float],
-        r: dict[int, list[float]],
-        form: PhaseSpaceForm,
-        derivatives: PathDerivatives,
-        h: float,
-        tolerance: float,
-    ) -> None:
-        self.q, self.r, self.h, self.derivatives, self.tolerance = q, r, h, derivatives, tolerance
-        self.decay = {colour: float(rate) for colour, rate in form.method.decay.items()}
-        self.levels = max(len(r[0]) - 1, len(q))  # highest derivative of the path that is kept
-
-    def __call__(self, known: Vector) -> Vector:
-        m, top = len(self.q), self.levels
-        path = np.zeros((top + 1, known.shape[1]))
-        path[:m] = known
-        change = np.inf
-        for sweep in range(100):
-            old = path[m:].copy()
-            F = self.derivatives(path[: max(len(self.r[0]), m)])
-            for j in range(top - m + 1):
-                total = -sum(self.q[i] * path[i + 1 + j] for i in range(m - 1))
-                for colour, r in self.r.items():
-                    for k in range(len(r) - j):  # derivatives of f up to the form's own highest
-                        value = -self.decay[colour] * path[k + j] if colour in self.decay else F[k + j]
-                        total = total + self.h * r[k] * value
-                path[m + j] = total / self.q[-1]
-            previous, change = change, np.max(abs(path[m:] - old))
-            if len(self.r[0]) <= m:  # nothing is implicit
-                return path[m]
-            # The first sweeps reach one derivative after the other; the last ones only move rounding.
-            if change <= self.tolerance * np.max(abs(path[1:])) or (sweep > top and change >= previous):
-                break
-        converged = change <= 1e-6 * np.max(abs(path[1:]))
-        return path[m] if converged else np.full_like(path[m], np.nan)  # the integrator takes a smaller step
-
-
-def _through_iterates(system: System, points: Vector, q: list[float], h: float, rtol: float) -> Vector:
-    """The start from which the flow passes through the first iterates, by a simplified Newton iteration.
-
-    The derivative of the flow at n = 1, …, m − 1 with respect to Dθ, …, D^{m−1}θ is that of q(D)θ = 0.
-    """
-    m, size = len(q), points.shape[1]
-    companion = np.diag(np.ones(m - 1), 1)
-    companion[-1, 1:] = [-c / q[-1] for c in q[:-1]]
-    jacobian = np.array([expm(n * companion)[0, 1:] for n in range(1, m)])
-    correction = np.linalg.inv(jacobian)
-    start = system.start.reshape(m, size).copy()
-    scale = np.max(abs(points[1:] - points[0]))
-    if scale <= np.finfo(np.float64).eps * np.max(abs(points)):
-        return start.ravel()  # nothing moves
-    times = h * np.arange(m, dtype=np.float64)
-    best, found = np.inf, start
-    inner = max(0.1 * rtol, 5e-14)  # SciPy's integrators take no tolerance below 100 ulp
-    for _ in range(60):
-        trial = System(system.right_hand_side, start.ravel(), system.name)
-        reached = integrate(trial, times, size, inner, 0.1 * inner * scale, max_evaluations=20_000).checked()
-        miss = points[1:] - reached.y[1:]
-        if not np.max(abs(miss)) < 0.9 * best:
-            break
-        best, found = float(np.max(abs(miss))), start.copy()
-        if best <= 0.1 * rtol * scale:
-            break
-        start[1:] += correction @ miss
-    if not best <= 1e-3 * scale:
-        raise Diverged(
-            f"{system.name}: no start was found from which the flow passes through the first iterates (it misses them "
-            f"by {best / scale:.1e} of their distance); use a smaller learning rate"
-        )
-    return found.ravel()
+    time: float,
+    settings: FlowSettings,
+    keys: Sequence[Any] | None,
+    jumps: int,
+) -> Checkpoint:
+    """The folder `path` with all that the flow depends on as its key; f(θ₀) stands for the loss and its data."""
+    key = fingerprint(
+        form=form,
+        problem=problem,
+        theta=theta,
+        field=problem.field(theta),
+        time=time,
+        points=settings.points,
+        buffers=settings.buffers,
+        settings=replace(settings, points=None, buffers=None),
+    )
+    if keys is not None:
+        seen = "".join(fingerprint(key=key)["key"] for key in keys)
+        key |= fingerprint(batches=np.frombuffer(seen.encode(), np.uint8), jumps=jumps)
+    return Checkpoint(path, key)

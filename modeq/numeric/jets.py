@@ -1,18 +1,21 @@
-"""Derivatives of the field along a path θ(n) = Σ u_k n^k/k!: written out, or from gradients alone."""
+"""Derivatives of the field along a path θ(n) = Σ u_k n^k/k!: written out, nested, or from gradients alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import sympy as sp
+import torch
 
 from modeq.errors import InvalidProblem
+from modeq.numeric.arrays import combination, namespace
 from modeq.numeric.fields import FieldName
-from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.explicit_fields import ExplicitDifferentials
-from modeq.symbolic.phase_space_elimination import derivatives_along
+from modeq.symbolic.phase_space_elimination import derivatives_along, path_partitions
 
-PathDerivatives = Callable[[Vector], Vector]
+PathDerivatives = Callable[[Any], Any]
 
 
 def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") -> PathDerivatives:
@@ -23,29 +26,45 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
     problem : Problem
     highest : int
         The highest derivative; of the u_k those with k ≤ highest count, missing ones are 0.
-    field : "lambdify" writes them out with sympy, "gradients" takes central differences of gradients
+    field : "auto", "lambdify", "autodiff" or "gradients"
+        "lambdify" writes them out with sympy, "autodiff" takes nested derivatives of the problem's field, and
+        "gradients" central differences of 2⌈highest/2⌉ + 1 gradients. "auto": "lambdify" if the problem is written
+        out, else "gradients".
+
+    Returns
+    -------
+    A function from an array or tensor of shape (k, d), or k vectors, to one of shape (highest + 1, d).
+
+    Raises
+    ------
+    InvalidProblem
 
     Examples
     --------
     >>> import modeq as mq, sympy as sp
     >>> x = sp.Symbol("x")
     >>> problem = mq.SymbolicProblem(x**3 / 3, [x])
-    >>> path_derivatives(problem, 2)(np.array([[1.0], [2.0], [3.0]])).ravel().tolist()
-    [-1.0, -4.0, -14.0]
-    >>> path_derivatives(problem, 2, "gradients")(np.array([[1.0], [2.0], [3.0]])).ravel().round(8).tolist()
+    >>> path = np.array([[1.0], [2.0], [3.0]])
+    >>> [path_derivatives(problem, 2, field)(path).ravel().tolist() for field in ("lambdify", "autodiff")]
+    [[-1.0, -4.0, -14.0], [-1.0, -4.0, -14.0]]
+    >>> path_derivatives(problem, 2, "gradients")(path).ravel().round(4).tolist()
     [-1.0, -4.0, -14.0]
     """
-    if field == "autodiff":
-        raise InvalidProblem("field is 'autodiff': the phase-space form takes 'lambdify' or 'gradients'")
-    if field == "lambdify" or (field == "auto" and isinstance(problem, WrittenOut)):
+    if field == "auto":
+        field = "lambdify" if isinstance(problem, WrittenOut) else "gradients"
+    if field == "lambdify":
         return _written_out(problem, highest)
-    return _from_gradients(problem, highest)
+    if field == "autodiff":
+        return _nested(problem, highest)
+    if field == "gradients":
+        return _from_gradients(problem, highest)
+    raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
 
 
 def _written_out(problem: Problem, highest: int) -> PathDerivatives:
     if not isinstance(problem, WrittenOut):
         raise InvalidProblem(
-            f"field='lambdify' needs a SymbolicProblem or VectorField, not {problem!r}: use 'gradients'"
+            f"field='lambdify' needs a SymbolicProblem or VectorField, not {problem!r}: use 'gradients' or 'autodiff'"
         )
     size = problem.size
     path = [tuple(problem.variables)]
@@ -54,28 +73,52 @@ def _written_out(problem: Problem, highest: int) -> PathDerivatives:
     levels = derivatives_along(differentials, 0, path, highest)
     function = sp.lambdify([list(row) for row in path], [entry for level in levels for entry in level], cse=True)
 
-    def evaluate(u: Vector) -> Vector:
+    def evaluate(u: Any) -> Any:
         padded = np.zeros((highest + 1, size))
-        padded[: min(len(u), highest + 1)] = u[: highest + 1]
-        return np.array(function(*padded), dtype=np.float64).reshape(highest + 1, size)
+        for k, row in enumerate(u[: highest + 1]):
+            padded[k] = row.detach().cpu() if isinstance(row, torch.Tensor) else row
+        levels = np.array(function(*padded), dtype=np.float64).reshape(highest + 1, size)
+        given = u[0]
+        return torch.as_tensor(levels).to(given) if isinstance(given, torch.Tensor) else levels
+
+    return evaluate
+
+
+def _nested(problem: Problem, highest: int) -> PathDerivatives:
+    """Faà di Bruno's formula with derivatives of the problem's field; those in a direction that is 0 are left out."""
+    levels = [path_partitions(k) for k in range(1, highest + 1)]
+
+    def evaluate(u: Any) -> Any:
+        f = problem.field(u[0])
+        found = [f]
+        for partitions in levels:
+            terms = [(factor, parts) for factor, parts in partitions if max(parts) < len(u)]
+            values = [problem.derivative(u[0], [u[part] for part in parts]) for _, parts in terms]
+            zero = namespace(f).zeros_like(f)
+            found.append(combination([*(factor for factor, _ in terms), 0.0], [*values, zero]))
+        return namespace(f).stack(found)
 
     return evaluate
 
 
 def _from_gradients(problem: Problem, highest: int) -> PathDerivatives:
-    """Central differences at 0, ±δ, …; the stencil is two orders sharper than it must be.
+    """Central differences at 0, ±δ, …, with as few gradients as there can be.
 
-    δ is a quarter of a step: the path is a polynomial that moves little in one step, so that truncation
-    only sees the nonlinear part of f, while a small δ would amplify rounding like δ^{−highest}.
+    Rounding ε of the gradients is amplified like δ^{−K}, K + 1 their number, while truncation is like δ² and only
+    sees D^{K+1} f and D^{K+2} f, which are small on a path that moves little in one step: δ is where both are alike
+    for derivatives that fall by a factor of 5 from one to the next.
     """
-    reach = (highest + 3) // 2
-    offsets = 0.25 * np.arange(-reach, reach + 1)
-    factorials = np.cumprod([1.0, *range(1, 2 * reach + 1)])
-    powers = offsets[:, None] ** np.arange(2 * reach + 1) / factorials
-    weights = np.linalg.inv(powers)[: highest + 1]
+    reach = (highest + 1) // 2
+    size = min(1.0, 5 * (10 * problem.epsilon) ** (1 / (2 * reach + 2)))
+    exponents = np.arange(2 * reach + 1)
+    factorials = np.cumprod([1.0, *exponents[1:]])
+    steps = np.arange(-reach, reach + 1)
+    weights = np.linalg.inv(steps[:, None] ** exponents / factorials)[: highest + 1]
+    weights /= size ** exponents[: highest + 1, None]
+    powers = (size * steps)[:, None] ** exponents / factorials
 
-    def evaluate(u: Vector) -> Vector:
-        values = np.array([problem.field(row[: len(u)] @ u) for row in powers])
-        return weights @ values
+    def evaluate(u: Any) -> Any:
+        values = [problem.field(combination(row[: len(u)], u[: len(row)])) for row in powers]
+        return namespace(values[0]).stack([combination(row, values) for row in weights])
 
     return evaluate

@@ -58,6 +58,32 @@ class ObservedOrder:
     window: tuple[float, float]
     noise_floor: float
 
+    def within(self, tolerance: float = 0.15) -> bool:
+        """Return whether the last two slopes above the noise floor are the expected one, from both sides.
+
+        Examples
+        --------
+        >>> observed = ObservedOrder((0.4, 0.2, 0.1), (8.0, 4.1, 2.0), (0.96, 1.04), 1, (0.2, 0.05), 1e-12)
+        >>> observed.within(), observed.within(tolerance=0.01)
+        (True, False)
+        """
+        last = [slope for slope in self.slopes if np.isfinite(slope)][-2:]
+        return bool(last) and all(abs(slope - self.expected) <= tolerance for slope in last)
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> list[Any]:
+        """Plot the errors against the step sizes; see :func:`modeq.plots.plot_order`.
+
+        Examples
+        --------
+        >>> import matplotlib
+        >>> matplotlib.use("agg")
+        >>> len(ObservedOrder((0.2, 0.1), (4.1, 2.0), (1.04,), 1, (0.2, 0.1), 1e-12).plot())
+        3
+        """
+        from modeq.plots import plot_order
+
+        return plot_order(self.step_sizes, self.errors, self.slopes, self.expected, ax=ax, **kwargs)
+
 
 def observed_order(
     method: GeneralLinearMethod,
@@ -148,7 +174,7 @@ def observed_order(
         )
     equation = DERIVE[form](method, order)
     if has_series_limit(equation):
-        require_series_limit(method, problem, theta, sizes[0], epoch)
+        require_series_limit(method, problem, theta, sizes[0], epoch, curvature=curvature)
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     layer = initial_layer if form != "rest" else False
     sharp_flow = partial(flow, equation, field=field, initial_layer=layer, rtol=1e-13, atol=1e-15, series_limit=False)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modeq.errors import InvalidProblem, ModeqError, OutsideSeriesLimit
+from modeq.errors import InvalidProblem, ModeqError
 from modeq.numeric.colours import ColourFields
-from modeq.numeric.curvature import largest_curvature
+from modeq.numeric.curvature import require_series_limit
 from modeq.numeric.fields import series_value
 from modeq.numeric.integration import System
 from modeq.numeric.protocol import Problem, Vector
@@ -63,7 +63,16 @@ def scheduled_system(
         right_hand_side, start = _time_derivatives(form, problem, theta, h, phi, slope, bool(initial_layer))
     else:
         if series_limit and form.order > 1 and not form.method.players:  # of players there is no single curvature
-            _require_series_limit(form, problem, theta, h * largest)
+            require_series_limit(
+                form.method,
+                problem,
+                theta,
+                h * largest,
+                epoch=form.method.steps > 1,
+                step="h·φ",
+                where="for the largest φ and the curvature at the start",
+                others=lambda: _others(form),
+            )
         right_hand_side, start = _vector_field(form, problem, theta, h, phi, slope, initial_layer)
 
     def with_time(u: Vector) -> Vector:
@@ -94,17 +103,6 @@ def _require_finite_slope(form: ScheduledForm, slope: Factor, times: Vector) -> 
         raise InvalidProblem(
             f"schedule is {form.schedule}, at {form.t} = {times[bad]:g} its slope is {values[bad]:g}: give one with a "
             f"finite slope, or {advice}"
-        )
-
-
-def _require_series_limit(form: ScheduledEquation, problem: Problem, theta: Vector, rate: float) -> None:
-    limit = float(form.method.series_limit())
-    curvature = largest_curvature(problem, theta) + float(sum(form.method.decay.values()))
-    if rate * curvature >= limit:
-        raise OutsideSeriesLimit(
-            f"h·φ·λ_max = {rate * curvature:.4g} for the largest φ and the curvature at the start is beyond the "
-            f"series limit {limit:.4g} of {form.method}, where the modified vector field means nothing; use "
-            f"{_others(form)} or h·φ < {limit / curvature:.3g}"
         )
 
 

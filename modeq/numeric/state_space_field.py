@@ -1,10 +1,12 @@
 """The field of a state-space form, on parameters and buffers, and its start."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from modeq.errors import InvalidProblem
+from modeq.numeric.arrays import combination, namespace
 from modeq.numeric.colours import ColourFields
 from modeq.numeric.protocol import Problem, Vector, positive
 from modeq.symbolic.state_space import StateSpaceForm
@@ -53,16 +55,38 @@ class StateSpaceField:
         self._weights = weights
         self._trees = [(tree.colour, [index[child] for child in tree.children]) for tree in form.trees]
 
-    def __call__(self, u: Vector) -> Vector:
-        """(θ', v₁', …, v_m') at u = (θ, v₁, …, v_m)."""
-        theta, *buffers = np.asarray(u, dtype=np.float64).reshape(self.form.buffer_count + 1, self.problem.size)
-        values: list[Vector] = []
+    def __call__(self, u: Any) -> Any:
+        """(θ', v₁', …, v_m') at u = (θ, v₁, …, v_m), a numpy array or a torch tensor."""
+        xp = namespace(u)
+        u = u if xp is not np else np.asarray(u, dtype=np.float64)
+        theta, *buffers = u.reshape(self.form.buffer_count + 1, self.problem.size)
+        values = self._values(theta, buffers)
+        return xp.concatenate([combination(row, values) for row in self._weights])
+
+    def velocity(self, theta: Any, buffers: Sequence[Any]) -> Any:
+        """Return θ' alone, the part of the field in which the buffers v₁, …, v_m drive θ.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x = sp.Symbol("x")
+        >>> form = mq.state_space_form(mq.HeavyBall(momentum=0.5), order=1)
+        >>> field = StateSpaceField(form, mq.SymbolicProblem(x, [x]), h=0.1)
+        >>> (field.velocity(np.array([0.0]), [np.array([1.0])]) + 2).round(12).tolist()  # −v ln 2 − 2(1 − ln 2)
+        [0.69314718056]
+        """
+        return combination(self._weights[0], self._values(theta, buffers))
+
+    def _values(self, theta: Any, buffers: Sequence[Any]) -> list[Any]:
+        """The elementary differentials of all trees."""
+        values: list[Any] = []
+        count = self.form.method.colour_count
         for colour, children in self._trees:
-            if colour >= self.form.method.colour_count:
-                values.append(-buffers[colour - self.form.method.colour_count])
+            if colour >= count:
+                values.append(-buffers[colour - count])
             else:
                 values.append(self._fields(colour, theta, [values[child] for child in children]))
-        return (self._weights @ np.array(values)).ravel()
+        return values
 
     def start(self, theta: Vector, buffers: Any = None) -> Vector:
         """Return (θ, v₁, …, v_m) at step 0.

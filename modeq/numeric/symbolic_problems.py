@@ -23,11 +23,13 @@ class WrittenOut:
     variables : the symbols θ
     part_expressions : the components of each part of the field
     field_expressions : the components of the whole field
+    default_start : the numbers to start at if no start is given, or None
     """
 
     variables: tuple[sp.Symbol, ...]
     part_expressions: tuple[Expressions, ...]
     field_expressions: Expressions
+    default_start: Any
 
     @property
     def size(self) -> int:
@@ -45,10 +47,22 @@ class WrittenOut:
         return float(np.finfo(np.float64).eps)
 
     def start(self, start: Any = None) -> Vector:
-        """Return a start, given as a sequence of numbers, as a vector."""
+        """Return a start, given as a sequence of numbers, as a vector: the default one for None."""
+        start = self.default_start if start is None else start
         if start is None:
-            raise InvalidProblem(f"start is None: give {self.size} numbers, one for each of {list(self.variables)}")
+            raise InvalidProblem(
+                f"start is None: give {self.size} numbers, one for each of {list(self.variables)}, or the problem a "
+                "default_start"
+            )
         return flat_start(start, self.size)
+
+    def _check_default_start(self) -> None:
+        if self.default_start is not None:
+            try:
+                numbers = tuple(flat_start(self.default_start, self.size).tolist())
+            except InvalidProblem as error:
+                raise InvalidProblem(f"default_start: {error}") from error
+            object.__setattr__(self, "default_start", numbers)
 
     def native(self, theta: Vector) -> Vector:
         """θ itself: sympy's code computes with numpy arrays."""
@@ -66,6 +80,10 @@ class WrittenOut:
                 "list of losses"
             )
         return None
+
+    def of_batch(self, batch: int) -> "WrittenOut":
+        """Raise `InvalidProblem`: there are no minibatches."""
+        raise InvalidProblem(f"batch is {batch!r}, but {self!r} has no minibatches: give a list of losses")
 
     def field(self, theta: Vector, part: int | None = None) -> Vector:
         """f(θ), or that of one part."""
@@ -116,6 +134,8 @@ class SymbolicProblem(WrittenOut):
         Without free symbols besides the variables. Of several, which are minibatches, L is the mean; step n of
         an optimizer sees L_k, k = n mod m, an `Epoch` of m batches each of them in turn, and a flow the mean.
     variables : sequence of sympy symbols θ
+    default_start : numbers, one for each variable, optional
+        Where flows and optimizers start if no start is given. Problems that differ in it alone are equal.
 
     Raises
     ------
@@ -136,6 +156,7 @@ class SymbolicProblem(WrittenOut):
     loss_expression: sp.Expr
     variables: tuple[sp.Symbol, ...]
     losses: Expressions = field(init=False, default=())
+    default_start: Any = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
         variables = checked_variables(self.variables)
@@ -147,6 +168,7 @@ class SymbolicProblem(WrittenOut):
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "losses", losses)
         object.__setattr__(self, "loss_expression", losses[0] if len(losses) == 1 else sp.Add(*losses) / len(losses))
+        self._check_default_start()
 
     @cached_property
     def part_expressions(self) -> tuple[Expressions, ...]:
@@ -176,7 +198,8 @@ class SymbolicProblem(WrittenOut):
     def of_batch(self, batch: int) -> "SymbolicProblem":
         """Return the problem of one of the losses."""
         if batch not in self._batches:
-            self._batches[batch] = SymbolicProblem(self.losses[batch], self.variables)
+            loss = self.losses[batch]
+            self._batches[batch] = SymbolicProblem(loss, self.variables, default_start=self.default_start)
         return self._batches[batch]
 
     def loss(self, theta: Vector) -> float:
@@ -204,6 +227,8 @@ class VectorField(WrittenOut):
     players : sequence of sequences of variables, optional
         What each player moves, each variable once. Part c of the field is f in the variables of player c and 0
         in the others; a method with as many fields (`Simultaneous`, `Alternating`) sees them as its colours.
+    default_start : numbers, one for each variable, optional
+        Where flows and optimizers start if no start is given. Fields that differ in it alone are equal.
 
     Raises
     ------
@@ -223,6 +248,7 @@ class VectorField(WrittenOut):
     components: Expressions
     variables: tuple[sp.Symbol, ...]
     players: tuple[tuple[sp.Symbol, ...], ...] | None = None
+    default_start: Any = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
         variables = checked_variables(self.variables)
@@ -233,9 +259,12 @@ class VectorField(WrittenOut):
         object.__setattr__(self, "components", tuple(checked_expression(c, variables, "component") for c in given))
         if self.players is not None:
             object.__setattr__(self, "players", _checked_players(self.players, variables))
+        self._check_default_start()
 
     @classmethod
-    def of_losses(cls, losses: Sequence[Any], players: Sequence[Sequence[sp.Symbol]]) -> "VectorField":
+    def of_losses(
+        cls, losses: Sequence[Any], players: Sequence[Sequence[sp.Symbol]], *, default_start: Any = None
+    ) -> "VectorField":
         """Return the game in which player c descends its own loss L_c in its own variables, f_c = −∂L_c/∂θ_c.
 
         Examples
@@ -255,7 +284,7 @@ class VectorField(WrittenOut):
             raise InvalidProblem(f"there are {len(losses)} losses for {len(groups)} players: give one for each")
         checked = [checked_expression(loss, variables, "loss") for loss in losses]
         components = [-sp.diff(loss, v) for loss, group in zip(checked, groups, strict=True) for v in group]
-        return cls(tuple(components), variables, tuple(groups))
+        return cls(tuple(components), variables, tuple(groups), default_start=default_start)
 
     @property
     def field_expressions(self) -> Expressions:

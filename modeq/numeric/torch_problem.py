@@ -1,6 +1,7 @@
-"""The loss of a torch module on data, as a problem in flat float64 vectors."""
+"""The loss of a torch module on data, as a problem in flat vectors."""
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,20 +9,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch.func import functional_call, grad, jvp
+from tqdm import tqdm
 
 from modeq.errors import InvalidProblem
-from modeq.numeric.protocol import Vector, flat_start, named_start
-
-# Their fused kernels give wrong third derivatives under nested differentiation.
-_WRONG_THIRD_DERIVATIVES = (
-    torch.nn.modules.batchnorm._BatchNorm,
-    torch.nn.modules.instancenorm._InstanceNorm,
-    torch.nn.LayerNorm,
+from modeq.numeric.pickling import pickled
+from modeq.numeric.primitives import Elementary
+from modeq.numeric.protocol import Vector, flat_start, named_start, whole
+from modeq.numeric.torch_checks import (
+    checked_batches,
+    checked_module,
+    first_line,
+    flat_tensor,
+    probe,
+    require_open,
+    sample_count,
+    unsupported,
 )
 
 
 class TorchProblem:
     """L(θ) = loss_function(module(inputs), targets), θ the module's trainable parameters.
+
+    Vectors of numpy give vectors of numpy in float64; tensors give tensors of the module's dtype on its device,
+    without a way over the host.
 
     Parameters
     ----------
@@ -31,15 +41,20 @@ class TorchProblem:
     loss_function : callable of (output, targets)
         A mean over the samples.
     inputs, targets : tensors
+        Moved to the module's device when they are needed.
     batches : sequence of index tensors, optional
         Step n of an optimizer sees ``batches[n % len(batches)]``, an `Epoch` of as many each of them in turn;
         flows, and optimizers without batches, the full data.
+    chunk : positive integer, optional
+        Compute loss, field and derivatives on the full data in so many samples at a time, and add the results
+        in float64: where the full data do not fit into memory. Batches are never divided.
 
     Raises
     ------
     InvalidProblem
-        If nothing is trainable, the loss is no finite scalar, or two evaluations differ (dropout or
-        other randomness): then the loss is no function of θ.
+        If nothing is trainable, the loss is no finite scalar, or two evaluations of it or its gradient differ
+        (dropout or other randomness): then the loss is no function of θ. With `chunk`, if the loss is no mean over
+        samples.
 
     Examples
     --------
@@ -49,6 +64,8 @@ class TorchProblem:
     >>> problem = mq.TorchProblem(module, lambda y, t: ((y - t) ** 2).mean(), inputs, targets)
     >>> problem.field([1.0, -2.0]).tolist()
     [-1.0, 2.0]
+    >>> problem.derivative(torch.tensor([1.0, -2.0]), [torch.tensor([3.0, 1.0])])
+    tensor([-3., -1.], dtype=torch.float64)
     """
 
     def __init__(
@@ -58,65 +75,45 @@ class TorchProblem:
         inputs: Any,
         targets: Any,
         batches: Sequence[Any] | None = None,
+        *,
+        chunk: int | None = None,
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise InvalidProblem(f"module is {module!r}: give a torch.nn.Module")
-        lazy = [n for n, p in module.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
-        if lazy:
-            raise InvalidProblem(f"the parameters {lazy} have no shape yet: run the module once on its inputs")
-        self.module = copy.deepcopy(module)
+        checked_module(module)
+        if not callable(loss_function):
+            raise InvalidProblem(f"loss_function is {loss_function!r}: give a callable of (output, targets)")
+        try:
+            self.module = copy.deepcopy(module)
+        except Exception as error:
+            raise InvalidProblem(
+                f"{type(module).__name__} cannot be copied ({first_line(error)}): for weight norm, use "
+                "torch.nn.utils.parametrizations.weight_norm"
+            ) from error
         self.loss_function = loss_function
         self.inputs, self.targets = inputs, targets
-        self.batches = None if batches is None else checked_batches(batches, len(targets))
-        trainable = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
-        if not trainable:
-            raise InvalidProblem(f"{type(module).__name__} has no trainable parameter")
+        self.batches = None if batches is None else self._index_tensors(batches)
+        self.chunk = None if chunk is None else whole(chunk, "chunk", least=1)
+        if chunk is not None:
+            sample_count(inputs, targets, "chunk")
+        self._read_module()
+        self._own = self.flat_parameters(self.module)
+        probe(self)
+
+    def _read_module(self) -> None:
+        trainable = checked_module(self.module)
         self._names = [name for name, _ in trainable]
         self._shapes = [tuple(p.shape) for _, p in trainable]
         self._sizes = [p.numel() for _, p in trainable]
-        if any(p.is_complex() for _, p in trainable):
-            raise InvalidProblem(f"{type(module).__name__} has complex parameters: split them into real parts")
-        kinds = {(p.dtype, p.device) for _, p in trainable}
-        if len(kinds) > 1:
-            raise InvalidProblem(
-                f"{type(module).__name__} has parameters of several dtypes or devices, {sorted(map(str, kinds))}: "
-                "convert it to one, with module.double() for instance"
-            )
-        self._dtype, self._device = trainable[0][1].dtype, trainable[0][1].device
-        self._own = torch.cat([p.detach().reshape(-1).to(torch.float64).cpu() for _, p in trainable]).numpy()
+        self.dtype, self.device = trainable[0][1].dtype, trainable[0][1].device
         self._frozen = {n: p.detach() for n, p in self.module.named_parameters() if not p.requires_grad}
         self._buffers = dict(self.module.named_buffers())
-        self._probe()
 
-    def _probe(self) -> None:
-        flat = self._tensor(self._own).requires_grad_()
-        try:
-            first = self._loss_tensor(flat, self.inputs, self.targets)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InvalidProblem(
-                f"the loss of {type(self.module).__name__} ({self._dtype}) cannot be computed on inputs "
-                f"{_described(self.inputs)} and targets {_described(self.targets)}: {str(error).splitlines()[0]}"
-            ) from error
-        if not isinstance(first, torch.Tensor):
-            raise InvalidProblem(f"the loss function returns {first!r}: it must return a tensor with one number")
-        if first.numel() != 1:
-            raise InvalidProblem(f"the loss function returns shape {tuple(first.shape)}: it must return one number")
-        if not first.requires_grad:
-            raise InvalidProblem("the loss does not depend on the parameters, or was detached from them")
-        first = first.detach()
-        second = self._loss_tensor(self._tensor(self._own), self.inputs, self.targets)
-        if not torch.isfinite(first).all():
-            raise InvalidProblem(f"the loss at the module's own parameters is {float(first)}")
-        if not torch.equal(first, second):
-            raise InvalidProblem(
-                f"two evaluations of the loss differ ({float(first)!r} and {float(second)!r}): switch dropout and "
-                "other randomness off, with module.eval() for instance"
-            )
+    def _index_tensors(self, batches: Any) -> list[torch.Tensor]:
+        return checked_batches(batches, sample_count(self.inputs, self.targets, "batches"), self.targets.device)
 
     @property
     def epsilon(self) -> float:
         """The relative rounding of the module's dtype."""
-        return float(torch.finfo(self._dtype).eps)
+        return float(torch.finfo(self.dtype).eps)
 
     @property
     def size(self) -> int:
@@ -136,23 +133,9 @@ class TorchProblem:
         parts = theta.split(self._sizes)
         return {n: p.reshape(shape) for n, p, shape in zip(self._names, parts, self._shapes, strict=True)}
 
-    def loss(self, theta: Vector) -> float:
-        """L(θ) on the full data."""
-        with torch.no_grad():
-            return float(self._loss_tensor(self._tensor(theta), self.inputs, self.targets))
-
-    @property
-    def parts(self) -> int:
-        """The number of batches, 1 without."""
-        return 1 if self.batches is None else len(self.batches)
-
-    def data(self, batch: Any = None) -> tuple[Any, Any]:
-        """Return inputs and targets, all of them or the samples `batch`."""
-        return (self.inputs, self.targets) if batch is None else (self.inputs[batch], self.targets[batch])
-
     def native(self, theta: Any) -> Any:
         """Return θ as a tensor of the module's dtype on its device; for float64 on the CPU θ itself."""
-        if self._dtype == torch.float64 and self._device.type == "cpu":
+        if self.dtype == torch.float64 and self.device.type == "cpu":
             return theta
         return self._tensor(theta)
 
@@ -164,62 +147,89 @@ class TorchProblem:
             index -= size
         raise IndexError(index)
 
+    @property
+    def parts(self) -> int:
+        """The number of batches, 1 without."""
+        return 1 if self.batches is None else len(self.batches)
+
+    def data(self, batch: Any = None) -> tuple[Any, Any]:
+        """Return inputs and targets on the module's device, all of them or the samples `batch`."""
+        inputs, targets = (self._moved(x, batch) for x in (self.inputs, self.targets))
+        return inputs, targets
+
     def checked_batches(self, batches: Any = None) -> Sequence[Any] | None:
         """Return the samples that each step sees, in turn: the module's own batches by default."""
-        return self.batches if batches is None else checked_batches(batches, len(self.targets))
+        return self.batches if batches is None else self._index_tensors(batches)
 
     def of_batch(self, batch: Any) -> "TorchProblem":
         """Return the problem on the samples `batch` alone; it shares the module."""
         problem = copy.copy(self)
         problem.inputs, problem.targets = self.data(batch)
-        problem.batches = None
+        problem.batches = problem.chunk = None
         return problem
 
-    def _batch(self, part: int | None) -> Any:
-        return None if part is None or self.batches is None else self.batches[part]
+    def loss(self, theta: Vector) -> float:
+        """L(θ) on the full data."""
+        flat = self._tensor(theta)
+        with torch.no_grad():
+            return float(self._mean(lambda inputs, targets: self.loss_tensor(flat, inputs, targets)))
 
-    def field(self, theta: Vector, part: int | None = None, batch: Any = None) -> Vector:
-        """−∇L(θ), on the full data, on batch number `part`, or on the samples `batch`."""
-        inputs, targets = self.data(self._batch(part) if batch is None else batch)
-        flat = self._tensor(theta).requires_grad_()
-        (gradient,) = torch.autograd.grad(self._loss_tensor(flat, inputs, targets), flat)
-        return self._numpy(-gradient)
-
-    def derivative(self, theta: Vector, vectors: Sequence[Vector], part: int | None = None) -> Vector:
-        """f⁽ᵐ⁾(θ)[v₁, …, v_m] by nested forward mode over the gradient, on the full data or on batch number `part`.
+    def field(self, theta: Any, part: int | None = None, batch: Any = None) -> Any:
+        """−∇L(θ), on the full data, on batch number `part`, or on the samples `batch`.
 
         Raises
         ------
         InvalidProblem
-            If torch cannot differentiate an operation, or is known to do it wrongly.
+            If θ is no vector of as many numbers as there are parameters.
         """
-        if not vectors:
+        flat = self._tensor(theta)
+
+        def negative_gradient(inputs: Any, targets: Any) -> torch.Tensor:
+            leaf = flat.detach().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self.loss_tensor(leaf, inputs, targets), leaf)
+            return -gradient
+
+        return self._like(theta, self._mean(negative_gradient, self._batch(part) if batch is None else batch))
+
+    def derivative(self, theta: Any, vectors: Sequence[Any], part: int | None = None) -> Any:
+        """f⁽ᵐ⁾(θ)[v₁, …, v_m] by nested forward mode over the gradient, on the full data or on batch number `part`.
+
+        Norms, attention and others run as elementary operations meanwhile, see `Elementary`: the rules of torch for
+        their fused kernels end with the second derivative, and give wrong third ones.
+
+        Raises
+        ------
+        InvalidProblem
+            If torch cannot differentiate an operation, if the module or the loss function is compiled or scripted,
+            or if θ or a vector is not of the problem's size.
+        """
+        if len(vectors) == 0:
             return self.field(theta, part)
-        inputs, targets = self.data(self._batch(part))
-        if len(vectors) > 1 and any(isinstance(m, _WRONG_THIRD_DERIVATIVES) for m in self.module.modules()):
-            raise InvalidProblem(
-                "the module has batch, instance or layer norms, whose fused kernels give wrong third derivatives: use "
-                "field='gradients' and initial_layer=1"
-            )
+        require_open(self.module, self.loss_function)
+        flat, directions = self._tensor(theta), [self._tensor(vector, "a direction") for vector in vectors]
 
-        def negative_gradient(flat: torch.Tensor) -> torch.Tensor:
-            return -grad(lambda t: self._loss_tensor(t, inputs, targets))(flat)
+        def derivative(inputs: Any, targets: Any) -> torch.Tensor:
+            def loss(point: torch.Tensor) -> torch.Tensor:
+                with Elementary():
+                    return self.loss_tensor(point, inputs, targets)
 
-        function = negative_gradient
-        for vector in vectors:
-            function = _directional(function, self._tensor(vector))
+            function = grad(loss)
+            for direction in directions:
+                function = _directional(function, direction)
+            return -function(flat)
+
         try:
             with warnings.catch_warnings():
                 # torch compiles helpers with its own deprecated script compiler at the first forward derivative.
                 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-                return self._numpy(function(self._tensor(theta)))
-        except (RuntimeError, NotImplementedError) as error:
-            raise InvalidProblem(
-                f"torch cannot take derivative {len(vectors) + 1} of this loss ({str(error).splitlines()[0]}); write "
-                "the operation with elementary ones, for a mean squared error ((output - target) ** 2).mean()"
-            ) from error
+                return self._like(theta, self._mean(derivative, self._batch(part)).detach())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise unsupported(error, len(vectors) + 1) from error
 
-    def torch_module(self, theta: Vector) -> torch.nn.Module:
+    def torch_module(self, theta: Any) -> torch.nn.Module:
         """Return a copy of the module with the parameters θ."""
         module = copy.deepcopy(self.module)
         values = self.named(self._tensor(theta))
@@ -234,43 +244,66 @@ class TorchProblem:
         values = dict(module.named_parameters())
         return self._numpy(torch.cat([values[name].detach().reshape(-1) for name in self._names]))
 
-    def _loss_tensor(self, flat: torch.Tensor, inputs: Any, targets: Any) -> torch.Tensor:
-        # Normalisation layers write running statistics in place: each call gets copies.
+    def loss_tensor(self, flat: torch.Tensor, inputs: Any, targets: Any) -> torch.Tensor:
+        """L on such data as a tensor that can be differentiated with respect to the flat parameters."""
+        # Norms write running statistics in place: each call gets copies.
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         state = {**self.named(flat), **self._frozen, **buffers}
-        return self.loss_function(functional_call(self.module, state, (inputs,)), targets)
+        loss = self.loss_function(functional_call(self.module, state, (inputs,)), targets)
+        return loss.reshape(()) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else loss
 
-    def _tensor(self, theta: Vector) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(theta, dtype=np.float64)).to(dtype=self._dtype, device=self._device)
+    def _mean(self, function: Callable[[Any, Any], torch.Tensor], batch: Any = None) -> torch.Tensor:
+        """The function of a batch, or of the full data: in chunks, with weights and in float64 if asked for."""
+        if batch is not None or self.chunk is None:
+            return function(*self.data(batch))
+        count, total = len(self.targets), 0.0
+        for first in tqdm(range(0, count, self.chunk), "full data", disable=None, leave=False, delay=2):
+            last = min(first + self.chunk, count)
+            total = total + function(*self.data(slice(first, last))).to(torch.float64) * ((last - first) / count)
+        return total
+
+    def _moved(self, data: Any, batch: Any) -> Any:
+        if batch is not None:
+            data = data[batch.to(data.device) if isinstance(batch, torch.Tensor) else batch]
+        return data.to(self.device) if isinstance(data, torch.Tensor) else data
+
+    def _batch(self, part: int | None) -> Any:
+        return None if part is None or self.batches is None else self.batches[part]
+
+    def _tensor(self, theta: Any, what: str = "theta") -> torch.Tensor:
+        """Return a vector as a tensor of the module's dtype on its device."""
+        return flat_tensor(theta, self.size, what).to(dtype=self.dtype, device=self.device)
+
+    def _like(self, theta: Any, result: torch.Tensor) -> Any:
+        return result.to(self.dtype) if isinstance(theta, torch.Tensor) else self._numpy(result)
 
     def _numpy(self, tensor: torch.Tensor) -> Vector:
         return tensor.detach().to(torch.float64).cpu().numpy()
 
+    def __copy__(self) -> "TorchProblem":
+        problem = object.__new__(type(self))
+        problem.__dict__.update(self.__dict__)
+        return problem
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchProblem":
+        problem = object.__new__(type(self))
+        problem.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        problem._read_module()
+        return problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_frozen", "_buffers")}
+        for name in ("loss_function", "module"):
+            state[name] = pickled(state[name], name)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpickled = {name: pickle.loads(state[name]) for name in ("loss_function", "module")}
+        self.__dict__.update(state, **unpickled)
+        self._read_module()
+
     def __repr__(self) -> str:
         return f"TorchProblem({type(self.module).__name__}, {self.size} parameters)"
-
-
-def checked_batches(batches: Any, samples: int) -> list[torch.Tensor]:
-    """Return batches as index tensors; refuse empty ones, and indices that are no integers or out of range."""
-    checked = []
-    for n, batch in enumerate(batches):
-        try:
-            index = torch.as_tensor(batch)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidProblem(f"batch {n} is {batch!r}: give a tensor of sample indices") from error
-        integers = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
-        if index.dim() != 1 or not integers:
-            raise InvalidProblem(f"batch {n} has dtype {index.dtype} and {index.dim()} axes: give a row of integers")
-        if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= samples:
-            raise InvalidProblem(f"batch {n} is empty or has an index outside 0 to {samples - 1}: {index.tolist()[:8]}")
-        checked.append(index)
-    if not checked:
-        raise InvalidProblem("batches is empty: give at least one batch, or None for the full data")
-    return checked
-
-
-def _described(data: Any) -> str:
-    return f"{data.dtype} of shape {tuple(data.shape)}" if isinstance(data, torch.Tensor) else type(data).__name__
 
 
 def _directional(

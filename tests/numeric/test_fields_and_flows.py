@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modeq as mq
-from modeq.numeric import flows
+from modeq.numeric import phase_space_flow
 from modeq.numeric.fields import GradientsOnlyField, modified_field
 from modeq.numeric.integration import System
 from modeq.testing import assert_order, methods, polynomial_losses
@@ -271,4 +271,4 @@ def test_a_start_that_cannot_be_found_is_no_silent_start():
     points = np.array([[0.0], [1.0]])
     # The velocity of this system reaches θ = h·θ' at n = 1, a hundredth of what the correction expects.
     with pytest.raises(mq.Diverged, match="deaf system: no start was found .* use a smaller learning rate"):
-        flows._through_iterates(system, points, [1.0, 1.0], h=0.01, rtol=1e-8)
+        phase_space_flow.through_iterates(system, points, [1.0, 1.0], h=0.01, rtol=1e-8)

@@ -235,3 +235,72 @@ def test_a_multistep_method_has_no_rule_for_a_schedule():
     adams = mq.LinearMultistep(rho=[0, -1, 1], sigma=[-0.5, 1.5])
     with pytest.raises(mq.UnsupportedOptimizer, match="no rule for a changing learning rate: give a constant h"):
         mq.iterate(adams, mq.SymbolicProblem(X**2, [X]), [1.0], h=lambda n: 0.1 / (n + 1), steps=3)
+
+
+@pytest.mark.parametrize("method", [mq.HeavyBall(0.9), mq.HeavyBall(0.9).with_weight_decay(0.1, decoupled=True)])
+@pytest.mark.parametrize("problem", [network_problem(), mq.SymbolicProblem(X**4 + X**2, [X])], ids=["torch", "sympy"])
+def test_every_so_many_points_and_the_last(problem, method):
+    start = None if isinstance(problem, mq.TorchProblem) else [1.0]
+    full = mq.iterate(method, problem, start, h=0.01, steps=11)
+    thin = mq.iterate(method, problem, start, h=0.01, steps=11, every=4)
+    np.testing.assert_array_equal(thin.y, full.y[[0, 4, 8, 11]])
+    np.testing.assert_array_equal(thin.t, full.t[[0, 4, 8, 11]])
+    assert thin.nfev == full.nfev == 11
+    assert len(mq.iterate(method, problem, start, h=0.01, steps=3, every=100).y) == 2
+    with pytest.raises(mq.InvalidProblem, match="every is 0: give a positive integer"):
+        mq.iterate(method, problem, start, h=0.01, steps=11, every=0)
+
+
+def test_every_counts_applications_of_an_epoch():
+    problem = mq.SymbolicProblem([X**2, 2 * X**2], [X])
+    epoch = mq.Epoch(mq.GradientDescent(), 2)
+    thin = mq.iterate(epoch, problem, [1.0], h=0.01, steps=10, every=2)
+    np.testing.assert_allclose(thin.t, [0, 0.04, 0.08, 0.1])
+
+
+@pytest.mark.parametrize("method", [mq.HeavyBall(0.9), mq.ClassicalNesterov(0.9)], ids=["torch.optim", "method"])
+def test_a_float32_network_stays_in_float32(method):
+    """The same as in float64 to rounding, and exactly numbers of float32."""
+    double = network_problem()
+    single = mq.TorchProblem(double.module.float(), double.loss_function, double.inputs.float(), double.targets.float())
+    runs = [mq.iterate(method, problem, h=0.1, steps=20).y for problem in (single, network_problem())]
+    np.testing.assert_array_equal(runs[0], runs[0].astype(np.float32))
+    np.testing.assert_allclose(runs[0], runs[1], atol=2e-6)
+
+
+def nan_problem():
+    """Its square root has no slope where an output is 0, as after the third step of the bias."""
+    module = torch.nn.Linear(1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.zero_()
+        module.bias.copy_(torch.tensor([1.0, 1.0]))
+    inputs, targets = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    return mq.TorchProblem(module, lambda y, t: (y[:, 0] ** 2).sum() + torch.sqrt(y[:, 1] - 0.5).sum(), inputs, targets)
+
+
+@pytest.mark.parametrize(
+    "method", [mq.GradientDescent(), mq.GradientDescent().with_weight_decay(1e-9, decoupled=True)], ids=["torch", "own"]
+)
+def test_a_gradient_that_is_not_finite_is_named(method):
+    with pytest.raises(mq.Diverged, match=r"gradient in step \d+ is not finite, first in weight\[1, 0\], at") as caught:
+        mq.iterate(method, nan_problem(), h=0.02, steps=50)
+    kept = caught.value.trajectory
+    assert kept.status == mq.Status.NON_FINITE_GRADIENT
+    assert np.isfinite(kept.y).all()
+    assert f"in step {len(kept.y)} " in kept.message
+    assert kept.nfev == len(kept.y)
+
+
+def test_a_nan_at_the_start():
+    problem = mq.SymbolicProblem(sp.sqrt(X), [X])
+    for method in (mq.GradientDescent(), mq.HeavyBall(0.5), mq.ClassicalNesterov(0.5)):
+        result = mq.iterate(method, problem, [0.0], h=0.1, steps=3, check=False)
+        assert result.status == mq.Status.NON_FINITE_GRADIENT, result
+        assert result.y.tolist() == [[0.0]]
+        assert "gradient in step 1 is not finite, first in x" in result.message
+
+
+def test_a_divergence_names_step_and_parameter():
+    result = mq.iterate(mq.HeavyBall(0.5), mq.SymbolicProblem(X**4, [X]), [10.0], h=1.0, steps=50, check=False)
+    assert result.status == mq.Status.DIVERGED
+    assert result.message.startswith(f"the parameters are not finite after step {len(result.y)}, first x; use a")

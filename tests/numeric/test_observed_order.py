@@ -170,3 +170,56 @@ def test_transients_of_an_eigenvalue_zero_are_waited_for(method):
 def test_halvings_are_a_positive_integer(two_variables):
     with pytest.raises(mq.InvalidProblem, match="halvings is 0"):
         mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=1.0, order=2, halvings=0)
+
+
+def test_within_looks_at_the_last_two_slopes_above_the_noise():
+    nan = float("nan")
+
+    def observed(*slopes):
+        return mq.ObservedOrder((), (), slopes, 2, (0.2, 0.1), 1e-12)
+
+    assert observed(1.0, 1.9, 2.1, nan).within()
+    assert not observed(1.0, 1.8, 2.1).within()
+    assert observed(1.0, 1.8, 2.1).within(tolerance=0.3)
+    assert not observed(2.0, 2.3).within()  # too good is wrong too
+    assert not observed(nan, nan).within()
+
+
+def test_the_plot_has_the_errors_and_the_expected_slope(two_variables):
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    observed = mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=0.6, order=2, halvings=2)
+    ax = plt.figure().gca()
+    artists = observed.plot(ax=ax, color="k")
+    np.testing.assert_allclose(artists[0].get_data(), [observed.step_sizes, observed.errors])
+    assert all(artist.axes is ax for artist in artists)
+    plt.close("all")
+
+
+def test_the_curvature_is_measured_once(two_variables, monkeypatch):
+    from modeq.numeric import curvature, orders
+
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return curvature.curvature_seen(*arguments)
+
+    monkeypatch.setattr(orders, "curvature_seen", counted)
+    monkeypatch.setattr(curvature, "largest_curvature", largest := CountedCall(curvature.largest_curvature))
+    mq.observed_order(mq.GradientDescent(), two_variables, [0.8, -0.4], time=0.6, order=2, halvings=1)
+    assert len(calls) == largest.calls == 1
+
+
+class CountedCall:
+    """A function that counts its calls."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        return self.function(*arguments, **options)

@@ -6,7 +6,7 @@ import sympy as sp
 from slow_starts import PROBLEM, START, slopes
 
 import modeq as mq
-from modeq.numeric import flows
+from modeq.numeric import phase_space_flow
 from modeq.numeric.fields import series_value
 
 HALF = sp.Rational(1, 2)
@@ -23,7 +23,7 @@ def test_the_velocity_is_the_one_that_leads_through_the_first_iterates(name):
     form = mq.phase_space_form(METHODS[name], 4, "powers")
     found = {}
     for h in (0.025, 0.0125):
-        system = flows._phase_space_system(form, PROBLEM, START, h, "auto", True, 1e-12, None)
+        system = phase_space_flow.phase_space_system(form, PROBLEM, START, h, "auto", True, 1e-12, None)
         found[h] = system.start.reshape(2, 2)
         assert np.array_equal(found[h][0], START)
     for order in (1, 2, 3):

@@ -380,3 +380,12 @@ def test_an_ill_posed_form_is_refused(two_variables):
     form = mq.scheduled_time_derivative_form(mq.OptimisticGradient(), sp.exp(-t))
     with pytest.raises(mq.IllPosed, match="is no initial-value problem"):
         mq.flow(form, problem, start, h=0.01, time=0.1)
+
+
+def test_the_series_limit_counts_the_curvature_of_each_batch():
+    """The mean of 5x² and −9x²/2 is nearly flat, and each of them beyond the limit 1."""
+    problem = mq.SymbolicProblem([5 * x**2, -sp.Rational(9, 2) * x**2], [x])
+    epoch = mq.scheduled_equation(mq.Epoch(mq.GradientDescent(), 2), sp.exp(-t))
+    with pytest.raises(mq.OutsideSeriesLimit, match=r"h·φ·λ_max = 1.5 .* or h·φ < 0.1"):
+        mq.flow(epoch, problem, [1.0], h=0.15, time=0.6)
+    assert mq.flow(epoch, problem, [1.0], h=0.05, time=0.6).success

@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 import modeq as mq
-from modeq.numeric import flows
+from modeq.numeric import phase_space_flow
 from modeq.symbolic.phase_space_elimination import path_partitions
 
 beta = sp.Symbol("beta", positive=True)
@@ -76,7 +76,7 @@ def test_on_a_loss_it_is_the_right_hand_side_of_the_flow(name):
     m = len(form.q)
     assert [v.name for v in field.variables] == [v + "'" * k for k in range(m) for v in ("x", "y")]
     problem = mq.SymbolicProblem(LOSS, [x, y])
-    system = flows._phase_space_system(form, problem, np.zeros(2), step, "auto", False, 1e-12, None)
+    system = phase_space_flow.phase_space_system(form, problem, np.zeros(2), step, "auto", False, 1e-12, None)
     rng = np.random.default_rng(1)
     for _ in range(3):
         state = rng.normal(size=(m, 2))

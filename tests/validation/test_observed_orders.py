@@ -1,0 +1,113 @@
+"""The table of observed orders does not rot: a dry run from end to end, its resumption, and what it shows as wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modeq as mq
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a dry run."""
+    folder = tmp_path_factory.mktemp("orders")
+    done = subprocess.run(
+        [sys.executable, "-m", "validation.observed_orders", "--quick", "--jobs", "1", "--out", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "**16 of 16 measurements have the expected slopes.**" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def orders(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from validation import observed_orders
+
+    return observed_orders
+
+
+def test_a_dry_run_measures_the_expected_orders(folder):
+    results = json.loads((folder / "observed_orders.json").read_text(encoding="utf-8"))
+    assert len(results) == 2 * 2 * 2 * 2  # losses, methods, with and without decay, orders
+    for result in results:
+        assert result["expected"] == result["order"]
+        assert all(abs(slope - result["order"]) <= 0.15 for slope in result["slopes"][-2:])
+    page = (folder / "observed_orders.md").read_text(encoding="utf-8")
+    assert "## himmelblau" in page
+    assert "| gradient descent | none | " in page
+
+
+def test_what_is_there_is_not_computed_again(folder, orders, capsys, monkeypatch):
+    def unavailable(*arguments):
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr(orders, "measured", unavailable)
+    before = json.loads((folder / "observed_orders.json").read_text(encoding="utf-8"))
+    assert orders.main(["--quick", "--out", str(folder)]) == before
+    assert "16 of 16" in capsys.readouterr().out
+
+
+def test_there_are_as_many_cases_as_the_table_has_cells(orders):
+    assert (
+        len(set(orders.cases(None, False))) == 8 * 5 * 3 * 4 - 4 * 3 * 2
+    )  # but orders 3 and 4 of extragradient where torch computes
+    assert {case.problem for case in orders.cases("dense", False)} == {"dense, tanh"}
+    assert all(orders.PROBLEMS[name]().size <= 2000 for name in orders.NETWORKS)
+
+
+def test_a_refusal_is_noted_with_its_message(orders, monkeypatch):
+    def refuse(*arguments, **options):
+        raise mq.InvalidProblem("nothing to see")
+
+    monkeypatch.setattr(mq, "observed_order", refuse)
+    result = orders.measured(orders.Case("beale", "gradient descent", "none", 2))
+    assert (result["error"], result["within"]) == ("InvalidProblem: nothing to see", False)
+    page = orders.markdown([result])
+    assert "**0 of 1 measurements" in page
+    assert "| gradient descent | none |  | **InvalidProblem** |" in page
+    assert "- beale, gradient descent: InvalidProblem: nothing to see" in page
+
+
+def measurement(**changes):
+    common = {"problem": "beale", "method": "extragradient", "decay": "none", "order": 2, "expected": 2, "halvings": 3}
+    return {**common, "within": True, "slopes": [1.7, 1.98, None, 2.01], **changes}
+
+
+@pytest.mark.parametrize(
+    "changes, cell",
+    [
+        ({}, "| 1.98, 2.01 |"),
+        ({"halvings": 6}, "| 1.98, 2.01† |"),
+        ({"within": False, "slopes": [1.1, 1.2]}, "| **1.10, 1.20** |"),
+        ({"expected": 3, "slopes": [3.0, 3.01]}, "| 3.00, 3.01 (expected 3) |"),
+        ({"within": False, "slopes": [None, None]}, "| **no slope above the noise** |"),
+    ],
+)
+def test_cells_show_the_last_two_slopes(changes, cell, orders):
+    assert cell in orders.markdown([measurement(**changes)])
+
+
+def test_slopes_that_come_late_are_measured_again(orders):
+    """Of this one the first slopes are still below the order."""
+    result = orders.measured(orders.Case("rosenbrock, b = 10", "extragradient", "none", 3))
+    assert result["within"]
+    assert result["halvings"] == 6
+    assert abs(result["slopes"][2] - 3) < abs(result["slopes"][1] - 3)
+
+
+def test_a_network_with_kinks_has_ratios_instead(orders):
+    forms = [f"{form} {order}" for form, order in orders.KINKED_FORMS]
+    result = {"problem": orders.KINKED, "fraction": 0.1, "errors": dict.fromkeys(forms, 1e-3) | {"field 2": 1e-5}}
+    page = orders.markdown([result])
+    assert "| 0.1 | 1.0e-03 (1×) | 1.0e-05 (100×) |" in page
+    assert "0 of 0" not in page
