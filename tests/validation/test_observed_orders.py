@@ -107,7 +107,11 @@ def test_slopes_that_come_late_are_measured_again(orders):
 
 def test_a_network_with_kinks_has_ratios_instead(orders):
     forms = [f"{form} {order}" for form, order in orders.KINKED_FORMS]
-    result = {"problem": orders.KINKED, "fraction": 0.1, "errors": dict.fromkeys(forms, 1e-3) | {"field 2": 1e-5}}
+    result = {
+        "problem": orders.KINKED,
+        "fraction": 0.1,
+        "errors": dict.fromkeys(forms, 1e-3) | {"field 2": 1e-5, "time 2": None},
+    }
     page = orders.markdown([result])
-    assert "| 0.1 | 1.0e-03 (1×) | 1.0e-05 (100×) |" in page
+    assert "| 0.1 | 1.0e-03 (1×) | 1.0e-05 (100×) | 1.0e-03 (1×) | too stiff |" in page
     assert "0 of 0" not in page
