@@ -62,7 +62,7 @@ METHODS: dict[str, Callable[[], mq.GeneralLinearMethod]] = {
 }
 DECAYS = ("none", "coupled", "decoupled")
 # Form, truncation order: what follows the network with kinks.
-KINKED_FORMS = (("field", 1), ("field", 2), ("field", 3), ("time", 2), ("phase", 1), ("phase", 3))
+KINKED_FORMS = (("field", 1), ("field", 2), ("field", 3), ("time", 2), ("phase", 1))
 
 _METHOD = f"""By `python -m validation.observed_orders --out DIR`. The error of a modified field is the largest
 difference from the optimizer's own iterates in any parameter, after the initial layer has died out, over the time
@@ -73,7 +73,9 @@ that the exact coefficients predict, which is the truncation order unless stated
 not right, the measurement was made again with up to {MORE} halvings, and those slopes, marked by †, count. Where torch
 computes the loss, extragradient is measured to order 2: it needs nested derivatives."""
 _KINKS = """A network with kinks has no order: the optimizer, the heavy ball 1/2, crosses them. These are the errors of
-several forms over the second half of the time, and by which factor they are below that of gradient flow, “field 1”."""
+several forms over the second half of the time, and by which factor they are below that of gradient flow, “field 1”.
+Flows are integrated to a relative tolerance of 1e-4 in each step, which bounds what can be seen here from below: with
+1e-5 the step sizes shrink at the kinks so far that all forms at the largest h took more than 10,000 evaluations."""
 
 
 class Case(NamedTuple):
@@ -144,7 +146,7 @@ def measured(case: Case) -> dict[str, Any]:
 
 def kinked(fraction: float) -> dict[str, Any]:
     """Return the errors of several forms on a network with kinks, at h·λ_max = fraction · series limit."""
-    problem = problems.digits_mlp(widths=(8, 8), activation="relu", samples=32)
+    problem = problems.digits_mlp(widths=(8, 8), activation="relu", samples=16)
     method = mq.HeavyBall(HALF)
     curvature = largest_curvature(problem, problem.start())
     h = fraction * float(method.series_limit()) / curvature
@@ -159,9 +161,9 @@ def kinked(fraction: float) -> dict[str, Any]:
                 problem,
                 h=h,
                 time=float(iterates.t[-1]),
-                rtol=1e-7,
-                atol=1e-9,
-                max_evaluations=10_000,
+                rtol=1e-4,
+                atol=1e-5,
+                max_evaluations=20_000,
             )
             errors[f"{form} {order}"] = float(np.max(step_errors(flowed, iterates)[steps // 2 :]))
         except mq.Diverged:  # at a kink the step size may fall without end
@@ -201,9 +203,13 @@ def kinked_table(results: Sequence[dict[str, Any]]) -> list[str]:
     for result in sorted(results, key=lambda r: -r["fraction"]):
         first = result["errors"][forms[0]]
         errors = [result["errors"][form] for form in forms]
-        cells = ["too stiff" if error is None else f"{error:.1e} ({first / error:.3g}×)" for error in errors]
+        cells = ["too stiff" if error is None else f"{error:.1e}{_ratio(first, error)}" for error in errors]
         lines.append(f"| {result['fraction']:g} | {' | '.join(cells)} |")
     return lines
+
+
+def _ratio(first: float | None, error: float) -> str:
+    return "" if first is None else f" ({first / error:.3g}×)"
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:

@@ -115,3 +115,5 @@ def test_a_network_with_kinks_has_ratios_instead(orders):
     page = orders.markdown([result])
     assert "| 0.1 | 1.0e-03 (1×) | 1.0e-05 (100×) | 1.0e-03 (1×) | too stiff |" in page
     assert "0 of 0" not in page
+    result["errors"]["field 1"] = None
+    assert "| 0.1 | too stiff | 1.0e-05 | 1.0e-03 | too stiff |" in orders.markdown([result])
