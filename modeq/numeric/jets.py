@@ -28,8 +28,8 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
         The highest derivative; of the u_k those with k ≤ highest count, missing ones are 0.
     field : "auto", "lambdify", "autodiff" or "gradients"
         "lambdify" writes them out with sympy, "autodiff" takes nested derivatives of the problem's field, and
-        "gradients" central differences of 2⌈highest/2⌉ + 1 gradients. "auto": "lambdify" if the problem is written
-        out, else "gradients".
+        "gradients" central differences of gradients: three of them through D². "auto": "lambdify" if the problem is
+        written out, else "gradients".
 
     Returns
     -------
@@ -47,7 +47,7 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
     >>> path = np.array([[1.0], [2.0], [3.0]])
     >>> [path_derivatives(problem, 2, field)(path).ravel().tolist() for field in ("lambdify", "autodiff")]
     [[-1.0, -4.0, -14.0], [-1.0, -4.0, -14.0]]
-    >>> path_derivatives(problem, 2, "gradients")(path).ravel().round(4).tolist()
+    >>> path_derivatives(problem, 2, "gradients")(path).ravel().round(3).tolist()
     [-1.0, -4.0, -14.0]
     """
     if field == "auto":
@@ -102,14 +102,18 @@ def _nested(problem: Problem, highest: int) -> PathDerivatives:
 
 
 def _from_gradients(problem: Problem, highest: int) -> PathDerivatives:
-    """Central differences at 0, ±δ, …, with as few gradients as there can be.
+    """Central differences at 0, ±δ, …, with as few gradients as keep truncation far below the error of the form itself.
 
-    Rounding ε of the gradients is amplified like δ^{−K}, K + 1 their number, while truncation is like δ² and only
-    sees D^{K+1} f and D^{K+2} f, which are small on a path that moves little in one step: δ is where both are alike
-    for derivatives that fall by a factor of 5 from one to the next.
+    Rounding ε of the gradients is amplified like δ^{−highest}, while truncation only sees the nonlinear part of f
+    along a path that moves little in one step. Through D² three gradients and a small δ are enough in float64. Above,
+    the stencil is two orders sharper than it must be, and δ larger; in float32, where rounding is the larger of the
+    two errors, δ is a whole step.
     """
-    reach = (highest + 1) // 2
-    size = min(1.0, 5 * (10 * problem.epsilon) ** (1 / (2 * reach + 2)))
+    reach, size = (highest + 3) // 2, 0.1
+    if problem.epsilon > 1e-12:
+        size = 1.0
+    elif highest < 3:
+        reach, size = min(highest, 1), 0.004
     exponents = np.arange(2 * reach + 1)
     factorials = np.cumprod([1.0, *exponents[1:]])
     steps = np.arange(-reach, reach + 1)
