@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,18 +147,41 @@ class Checkpoint:
             return None
         return segment if str(segment.pop("key", "")) == self._digest else None
 
-    def _write(self, target: Path, write: Any) -> None:
-        beside = target.with_suffix(".partial")
+    def _write(self, target: Path, write: Callable[[IO[bytes]], Any]) -> None:
         try:
-            with open(beside, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(beside, target)
+            write_whole(target, write)
         except OSError as error:
             raise InvalidProblem(
                 f"checkpoint {target} cannot be written ({error.strerror}): free or change the folder"
             ) from error
+
+
+def write_whole(target: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file beside its place and move it there: a run killed at any moment leaves it whole or not at all.
+
+    Parameters
+    ----------
+    target : path of the file
+    write : called with a stream of bytes
+
+    Raises
+    ------
+    OSError
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "a", lambda stream: stream.write(b"b"))
+    ...     (Path(folder) / "a").read_bytes()
+    b'b'
+    """
+    beside = target.with_suffix(".partial")
+    with open(beside, "wb") as stream:
+        write(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, target)
 
 
 def fingerprint(**values: Any) -> dict[str, str]:

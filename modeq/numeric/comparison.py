@@ -12,8 +12,7 @@ from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.comparing import CurvatureAlong, Run, law_entry, optimizer_run
 from modeq.numeric.comparison_result import Comparison
 from modeq.numeric.entries import DERIVE, PHASE_SPACE, TITLES, Entry, FormName, step_errors
-from modeq.numeric.fields import FieldName
-from modeq.numeric.flow_settings import FIELD_NAMES
+from modeq.numeric.fields import FieldName, require_field_name
 from modeq.numeric.protocol import Problem, positive, whole
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.rooted_trees import checked_order
@@ -93,8 +92,7 @@ def compare(
     """
     chosen = _checked_methods(methods)
     laws = list(_laws(_checked_forms(forms), orders, problem))
-    if field not in FIELD_NAMES:
-        raise InvalidProblem(f"field is {field!r}: give one of {list(FIELD_NAMES)}")
+    require_field_name(field)
     tolerances = {
         "rtol": positive(rtol, "rtol"),
         "atol": positive(atol, "atol"),

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import sympy as sp
@@ -21,7 +21,19 @@ from modeq.symbolic.expected_equation import ExpectedEquation
 from modeq.symbolic.rooted_trees import Tree
 
 FieldName = Literal["auto", "lambdify", "autodiff", "gradients"]
+FIELD_NAMES: tuple[FieldName, ...] = get_args(FieldName)
 Field = Callable[[Any], Any]
+
+
+def require_field_name(field: Any) -> None:
+    """Raise `InvalidProblem` unless it names an evaluation of a field, or "auto".
+
+    Examples
+    --------
+    >>> require_field_name("gradients")
+    """
+    if field not in FIELD_NAMES:
+        raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
 
 
 def modified_field(
@@ -59,6 +71,7 @@ def modified_field(
     >>> modified_field(equation, mq.SymbolicProblem(x**2 / 2, [x]), h=0.1)([2.0]).tolist()
     [-2.1]
     """
+    require_field_name(field)
     expected = isinstance(equation, ExpectedEquation)
     if expected:
         equation.require_numbers()
@@ -73,9 +86,7 @@ def modified_field(
         return _written_out(equation, problem, h)
     if field == "autodiff":
         return SeriesField(equation, problem, h)
-    if field == "gradients":
-        return GradientsOnlyField(equation.method, equation.order, problem, h)
-    raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
+    return GradientsOnlyField(equation.method, equation.order, problem, h)
 
 
 def _written_out(series: BSeries, problem: Problem, h: float) -> Field:

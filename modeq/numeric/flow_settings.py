@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modeq.errors import InvalidProblem, UnsupportedOptimizer
-from modeq.numeric.fields import FieldName
+from modeq.numeric.fields import FieldName, require_field_name
 from modeq.numeric.protocol import Problem, Vector, whole
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.expected_equation import ExpectedEquation
@@ -19,8 +19,6 @@ from modeq.symbolic.temporal import TimeDerivativeForm
 AutonomousForm = ModifiedEquation | ExpectedEquation | TimeDerivativeForm | PhaseSpaceForm | StateSpaceForm
 Form = AutonomousForm | ScheduledForm
 Layer = bool | int
-
-FIELD_NAMES = ("auto", "lambdify", "autodiff", "gradients")
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ def require_options(form: Form, field: str, initial_layer: Layer, buffers: Any, 
 
 
 def _require_field(form: Form, field: str) -> None:
-    if field not in FIELD_NAMES:
-        raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
+    require_field_name(field)
     if isinstance(form, TimeDerivativeForm) and field not in ("auto", "gradients"):
         raise InvalidProblem(f"field is {field!r}: {form!r} takes 'auto' or 'gradients', it needs nothing else")
     if isinstance(form, StateSpaceForm | ScheduledForm) and field not in ("auto", "autodiff"):

@@ -97,8 +97,7 @@ def first_order_system(
     if isinstance(form, TimeDerivativeForm):
         start, name = _time_derivative_start(form, problem, theta, settings), "time-derivative form"
     elif isinstance(form, StateSpaceForm):
-        field = StateSpaceField(form, problem, settings.h)
-        start, name = field.start(theta, settings.buffers), "state-space form"
+        start, name = right.start(theta, settings.buffers), "state-space form"
     else:
         power = form.order - 1 if settings.initial_layer is True else int(settings.initial_layer)
         start = theta + series_value(form.initial_layer(power), problem, theta, settings.h)

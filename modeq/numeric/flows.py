@@ -141,7 +141,9 @@ def flow(
     settings = FlowSettings(h, field, initial_layer, rtol, given_points(form, theta, through), buffers)
     keys = None if batches is None else batch_keys(form, problem, batches)
     budget = whole(max_evaluations, "max_evaluations", least=1)
-    kept = None if checkpoint is None else _checkpoint(checkpoint, form, problem, theta, time, settings, keys, jumps)
+    kept = (
+        None if checkpoint is None else _checkpoint(checkpoint, form, problem, theta, time, settings, atol, keys, jumps)
+    )
     try:
         if keys is None:
             trajectory = _one_field(form, problem, theta, time, settings, atol, budget, series_limit, kept)
@@ -197,6 +199,7 @@ def _checkpoint(
     theta: Vector,
     time: float,
     settings: FlowSettings,
+    atol: float,
     keys: Sequence[Any] | None,
     jumps: int,
 ) -> Checkpoint:
@@ -207,6 +210,7 @@ def _checkpoint(
         theta=theta,
         field=problem.field(theta),
         time=time,
+        atol=atol,
         points=settings.points,
         buffers=settings.buffers,
         settings=replace(settings, points=None, buffers=None),

@@ -9,7 +9,7 @@ import torch
 
 from modeq.errors import InvalidProblem
 from modeq.numeric.arrays import combination, namespace
-from modeq.numeric.fields import FieldName
+from modeq.numeric.fields import FieldName, require_field_name
 from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.explicit_fields import ExplicitDifferentials
@@ -28,8 +28,8 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
         The highest derivative; of the u_k those with k ≤ highest count, missing ones are 0.
     field : "auto", "lambdify", "autodiff" or "gradients"
         "lambdify" writes them out with sympy, "autodiff" takes nested derivatives of the problem's field, and
-        "gradients" central differences of gradients: three of them through D². "auto": "lambdify" if the problem is
-        written out, else "gradients".
+        "gradients" central differences of gradients: five of them for D and D², seven for D³ and D⁴. "auto":
+        "lambdify" if the problem is written out, else "gradients".
 
     Returns
     -------
@@ -47,18 +47,17 @@ def path_derivatives(problem: Problem, highest: int, field: FieldName = "auto") 
     >>> path = np.array([[1.0], [2.0], [3.0]])
     >>> [path_derivatives(problem, 2, field)(path).ravel().tolist() for field in ("lambdify", "autodiff")]
     [[-1.0, -4.0, -14.0], [-1.0, -4.0, -14.0]]
-    >>> path_derivatives(problem, 2, "gradients")(path).ravel().round(3).tolist()
+    >>> path_derivatives(problem, 2, "gradients")(path).ravel().round(8).tolist()
     [-1.0, -4.0, -14.0]
     """
+    require_field_name(field)
     if field == "auto":
         field = "lambdify" if isinstance(problem, WrittenOut) else "gradients"
     if field == "lambdify":
         return _written_out(problem, highest)
     if field == "autodiff":
         return _nested(problem, highest)
-    if field == "gradients":
-        return _from_gradients(problem, highest)
-    raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
+    return _from_gradients(problem, highest)
 
 
 def _written_out(problem: Problem, highest: int) -> PathDerivatives:
@@ -102,18 +101,14 @@ def _nested(problem: Problem, highest: int) -> PathDerivatives:
 
 
 def _from_gradients(problem: Problem, highest: int) -> PathDerivatives:
-    """Central differences at 0, ±δ, …, with as few gradients as keep truncation far below the error of the form itself.
+    """Central differences at 0, ±δ, …; the stencil is two orders sharper than it must be.
 
-    Rounding ε of the gradients is amplified like δ^{−highest}, while truncation only sees the nonlinear part of f
-    along a path that moves little in one step. Through D² three gradients and a small δ are enough in float64. Above,
-    the stencil is two orders sharper than it must be, and δ larger; in float32, where rounding is the larger of the
-    two errors, δ is a whole step.
+    δ is a tenth of a step: truncation only sees the nonlinear part of f along a path that moves little in one step,
+    while a small δ would amplify rounding like δ^{−highest}. In float32 rounding is the larger of the two errors, and
+    δ a whole step.
     """
-    reach, size = (highest + 3) // 2, 0.1
-    if problem.epsilon > 1e-12:
-        size = 1.0
-    elif highest < 3:
-        reach, size = min(highest, 1), 0.004
+    reach = (highest + 3) // 2 if highest else 0
+    size = 0.1 if problem.epsilon < 1e-12 else 1.0
     exponents = np.arange(2 * reach + 1)
     factorials = np.cumprod([1.0, *exponents[1:]])
     steps = np.arange(-reach, reach + 1)

@@ -1,14 +1,13 @@
 """The finished members of a sweep on disk: one pickle each, written beside its place and then moved there."""
 
 import hashlib
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from modeq.errors import InvalidSetting
-from modeq.numeric.checkpoints import fingerprint
+from modeq.numeric.checkpoints import fingerprint, write_whole
 
 
 class Store:
@@ -65,13 +64,8 @@ class Store:
                 "can keep it: return numbers, arrays or plain objects"
             ) from error
         target = self._file(number, case)
-        beside = target.with_suffix(".partial")
         try:
-            with open(beside, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(beside, target)
+            write_whole(target, lambda stream: stream.write(data))
         except OSError as error:
             raise InvalidSetting(
                 f"checkpoint {target} cannot be written ({error.strerror}): free the folder"

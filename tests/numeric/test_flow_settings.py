@@ -1,5 +1,7 @@
 """Which options a flow takes, and what it says about the others."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -189,3 +191,13 @@ def test_networks_in_float32_stay_there(form, batches, monkeypatch):
     assert torch.Tensor in seen
     assert found.y.dtype == np.float64
     np.testing.assert_allclose(found.y, mq.flow(form, double, **options).y, atol=1e-5)
+
+
+def test_a_checkpoint_of_minibatches_tells_tolerances_apart(tmp_path):
+    x = sp.Symbol("x")
+    problem = mq.SymbolicProblem([x**2 / 2, x**2 + sp.sin(x)], [x])
+    form = mq.time_derivative_form(mq.HeavyBall(0.5), 2)
+    kept = partial(mq.flow, form, problem, [1.0], h=0.1, time=0.4, batches=[0, 1], checkpoint=tmp_path)
+    kept(atol=1e-12)
+    with pytest.raises(mq.InvalidProblem, match="holds another run: atol is 1e-12 there, 1e-06 here"):
+        kept(atol=1e-6)

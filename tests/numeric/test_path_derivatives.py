@@ -35,7 +35,7 @@ def test_nested_derivatives_are_those_written_out(name, rows):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("highest, tolerance", [(0, 0.0), (1, 4e-8), (2, 4e-8), (3, 1e-8), (4, 1e-8)])
+@pytest.mark.parametrize("highest, tolerance", [(0, 0.0), (1, 4e-9), (2, 4e-9), (3, 1e-8), (4, 1e-8)])
 def test_differences_of_gradients_are_close(name, highest, tolerance):
     """Far below the terms that the form itself leaves out, D^{highest+1} f / (2π)^highest."""
     problem, start = PROBLEMS[name]
@@ -45,7 +45,7 @@ def test_differences_of_gradients_are_close(name, highest, tolerance):
         np.testing.assert_array_less(abs(measured - written), tolerance + 1e-15)
 
 
-@pytest.mark.parametrize("highest, double, single", [(0, 1, 3), (1, 3, 5), (2, 3, 5), (3, 7, 7), (4, 7, 7)])
+@pytest.mark.parametrize("highest, double, single", [(0, 1, 1), (1, 5, 5), (2, 5, 5), (3, 7, 7), (4, 7, 7)])
 def test_how_many_gradients_are_taken(highest, double, single):
     problem, start = PROBLEMS["two variables"]
     for epsilon, expected in ((None, double), (1.2e-7, single)):
@@ -55,7 +55,7 @@ def test_how_many_gradients_are_taken(highest, double, single):
 
 
 def test_paths_of_polynomials_of_the_degree_of_the_stencil_have_no_truncation_error():
-    """On a quadratic loss and a path of degree 2, three gradients give D² f to rounding."""
+    """On a quadratic loss and a path of degree 2, differences of gradients give D² f to rounding."""
     x, y = mq.problems.quadratic([1.0, 3.0]), path([0.5, -1.0], 0.1, 3)
     exact = -np.array([1.0, 3.0]) * y
     np.testing.assert_allclose(path_derivatives(x, 2, "gradients")(y), exact, atol=1e-9)

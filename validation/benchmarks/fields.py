@@ -39,8 +39,8 @@ def digits_problem(quick: bool, device: str) -> mq.TorchProblem:
 def vgg_problem(quick: bool, device: str) -> mq.TorchProblem:
     """The loss of VGG-16 (18 million parameters; an eighth of the width in a dry run) on 32 random images."""
     generator = torch.Generator().manual_seed(0)
-    images, labels = (8, 0.125) if quick else (32, 1.0)
-    network = vgg16(width=labels, dropout=0.0).to(device)
+    images, width = (8, 0.125) if quick else (32, 1.0)
+    network = vgg16(width=width, dropout=0.0).to(device)
     inputs = torch.randn(images, 3, 64, 64, generator=generator).to(device)
     targets = torch.randint(0, 200, (images,), generator=generator).to(device)
     return mq.TorchProblem(network, torch.nn.functional.cross_entropy, inputs, targets)
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         large = vgg_problem(options.quick, device)
         results["VGG-16"] = {"parameters": large.size, "memory": memory(large, 4, device)}
         results["VGG-16"]["fields"] = gradient_counts(large, rounds, device)
-    for row in results["fields"]:
+    for row in [*results["fields"], *results.get("VGG-16", {}).get("fields", [])]:
         print(f"{row['field']}, order {row['order']}: {row['in gradients']:.2f} gradients, asked {row['asked']:.2f}")
     print(f"memory at order 4: {results['memory']['vectors']:.1f} parameter vectors over a gradient, asked 8")
     print(f"gradients in a comparison: {results['comparison']['share']:.0%} of its time, asked 90%")
