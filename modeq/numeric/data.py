@@ -119,7 +119,7 @@ def diabetes(*, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 def _bunch(name: Literal["digits", "breast_cancer", "diabetes"]) -> Any:
     try:
-        from sklearn import datasets
+        import sklearn.datasets as datasets
     except ImportError as error:
         raise MissingDependency(
             f"the {name.replace('_', ' ')} data come with scikit-learn, which is not installed; "
