@@ -81,6 +81,7 @@ def _add_compare(commands: Any) -> None:
         default=20_000,
         help="after which a flow is given up as too stiff (default 20000)",
     )
+    compare.add_argument("--substeps", type=int, help="fixed steps of RK4 in each step, for losses with kinks (ReLU)")
     compare.add_argument("--seed", type=int, default=0, help="of the problem (default 0)")
     compare.add_argument("--out", default="modeq-compare", help="folder for the results (default modeq-compare)")
     compare.add_argument("--checkpoint", help="folder to keep finished parts in, and to go on from")
@@ -157,6 +158,7 @@ def _compare(options: dict[str, Any]) -> int:
         rtol=options["rtol"],
         atol=1e-2 * options["rtol"],
         max_evaluations=evaluations,
+        substeps=options["substeps"],
         check=False,
         checkpoint=options["checkpoint"],
     )

@@ -10,14 +10,14 @@ import numpy as np
 from modeq.errors import Diverged, InvalidProblem, ModeqError, NoTimeDerivativeForm
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.checkpoints import Checkpoint, Segment, fingerprint
-from modeq.numeric.curvature import curvature_seen
-from modeq.numeric.entries import DERIVE, PHASE_SPACE, Entry, FormName, failure, forms_beyond_the_limit, step_errors
+from modeq.numeric.curvature import curvature_seen, require_series_limit
+from modeq.numeric.entries import DERIVE, PHASE_SPACE, Entry, FormName, failure, step_errors
 from modeq.numeric.exact_flow import exact_quadratic_flow
 from modeq.numeric.fields import FieldName
 from modeq.numeric.flow_settings import has_series_limit, require_batch_form
 from modeq.numeric.flows import flow
 from modeq.numeric.iteration import iterate
-from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.protocol import Problem, Vector, loss_of
 from modeq.numeric.trajectory import Status, Trajectory
 
 
@@ -71,7 +71,7 @@ class Run:
     every: int
     batches: Sequence[Any] | None
     field: FieldName
-    tolerances: dict[str, Any]
+    integrator: dict[str, Any]
     checkpoint: Path | None = None
 
     def require_checkpoint(self) -> None:
@@ -94,7 +94,7 @@ class Run:
         batches = None if self.batches is None else [fingerprint(batch=batch)["batch"] for batch in self.batches]
         numbers = {"h": self.h, "steps": self.steps, "every": self.every, "field": self.field}
         given = {"problem": repr(self.problem), "start": self.theta, "batches": repr(batches)}
-        return fingerprint(**numbers, **given, **self.tolerances)
+        return fingerprint(**numbers, **given, **self.integrator)
 
     def kept(self, name: str, law: dict[str, str], compute: Callable[[Path | None], Segment]) -> Segment:
         """Return the arrays of a finished part from the checkpoint, or compute them and keep them there."""
@@ -202,11 +202,11 @@ def _flowed(
             return _exact(run, method, time)
         equation = DERIVE[form](method, order)
         known = h_curvature is not None and run.batches is None
-        if known and has_series_limit(equation) and h_curvature >= (limit := float(method.series_limit())):
-            return _no_flow(run, Status.SERIES_DIVERGES, _beyond(method, run.h, h_curvature, limit))
+        if known and has_series_limit(equation):
+            require_series_limit(method, run.problem, run.theta, run.h, curvature=h_curvature / run.h)
         if run.batches is not None:
             _require_law_of_batches(equation)
-        flowed = flow(
+        return flow(
             equation,
             run.problem,
             run.theta,
@@ -218,12 +218,10 @@ def _flowed(
             check=False,
             batches=run.batches,
             checkpoint=folder,
-            **run.tolerances,
+            **run.integrator,
         )
     except ModeqError as error:
         return _no_flow(run, *failure(error))
-    offered = f"; {_offer(method)}" if flowed.status == Status.SERIES_DIVERGES else ""
-    return Trajectory(flowed.t, flowed.y, flowed.nfev, flowed.status, flowed.message + offered, flowed.name)
 
 
 def _require_law_of_batches(equation: Any) -> None:
@@ -247,26 +245,12 @@ def _no_flow(run: Run, status: Status, message: str) -> Trajectory:
     return Trajectory(np.zeros(1), run.theta[None, :], 0, status, message, "no flow")
 
 
-def _beyond(method: GeneralLinearMethod, h: float, h_curvature: float, limit: float) -> str:
-    return (
-        f"h·λ_max = {h_curvature:.4g} at the start is beyond the series limit {limit:.4g} of {method}, where the "
-        f"modified vector field means nothing; use h < {h * limit / h_curvature:.3g}, or {_offer(method)}"
-    )
-
-
-def _offer(method: GeneralLinearMethod) -> str:
-    offered = forms_beyond_the_limit(method)
-    if not offered:
-        return "order 1, the gradient flow: this method has neither a time-derivative nor a phase-space form"
-    return f"the forms that hold beyond it: {' or '.join(map(repr, offered))}"
-
-
 def _measured(problem: Problem, trajectory: Trajectory) -> Segment:
     """The losses, if the problem has any, and the norms of the field along a trajectory."""
-    loss = getattr(problem, "loss", None)
+    loss = loss_of(problem)
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.array([np.linalg.norm(problem.field(theta)) for theta in trajectory.y])
-        if not callable(loss):
+        if loss is None:
             return {"gradient_norms": norms}
         return {"gradient_norms": norms, "losses": np.array([float(loss(theta)) for theta in trajectory.y])}
 

@@ -36,6 +36,7 @@ def compare(
     rtol: float = 1e-10,
     atol: float = 1e-12,
     max_evaluations: int = 200_000,
+    substeps: int | None = None,
     check: bool = True,
     checkpoint: Any = None,
     progress: bool = True,
@@ -62,6 +63,7 @@ def compare(
         At how many of the recorded iterates h·λ_max is measured.
     field : as in `modeq.flow`, for vector fields and phase-space forms
     rtol, atol, max_evaluations : tolerances and budget of the integrator, as in `modeq.flow`
+    substeps : as in `modeq.flow`, for losses with kinks (ReLU)
     check : bool
         Whether to raise `Diverged` if an optimizer itself leaves the finite numbers, or to compare as far as it goes.
     checkpoint : path of a folder, optional
@@ -93,11 +95,13 @@ def compare(
     chosen = _checked_methods(methods)
     laws = list(_laws(_checked_forms(forms), orders, problem))
     require_field_name(field)
-    tolerances = {
+    integrator = {
         "rtol": positive(rtol, "rtol"),
         "atol": positive(atol, "atol"),
         "max_evaluations": whole(max_evaluations, "max_evaluations", least=1),
     }
+    if substeps is not None:
+        integrator["substeps"] = whole(substeps, "substeps", least=1)
     if batches is not None:
         batches = problem.checked_batches(batches)
     run = Run(
@@ -108,7 +112,7 @@ def compare(
         whole(every, "every", least=1),
         batches,
         field,
-        tolerances,
+        integrator,
         _folder(checkpoint),
     )
     points = whole(curvature_points, "curvature_points", least=0)

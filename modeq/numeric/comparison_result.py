@@ -10,7 +10,7 @@ import numpy as np
 from modeq.errors import InvalidMethod, InvalidProblem
 from modeq.numeric.comparing import CurvatureAlong
 from modeq.numeric.entries import Entry, json_ready
-from modeq.numeric.protocol import Problem, Vector
+from modeq.numeric.protocol import Problem, Vector, loss_of
 from modeq.numeric.trajectory import Status, Trajectory
 
 
@@ -221,12 +221,13 @@ def _best(errors: Mapping[int, float | None]) -> int | None:
 
 def _surface(problem: Problem, points: Vector) -> tuple[Vector, Vector, Vector] | None:
     """The loss on a grid around some points; None if there is no loss."""
-    if not callable(getattr(problem, "loss", None)):
+    loss = loss_of(problem)
+    if loss is None:
         return None
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.15 * max(high - low) or 1.0
     x, y = (np.linspace(a - margin, b + margin, 60) for a, b in zip(low, high, strict=True))
     X, Y = np.meshgrid(x, y)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = [float(problem.loss(np.array(point))) for point in zip(X.ravel(), Y.ravel(), strict=True)]
+        values = [float(loss(np.array(point))) for point in zip(X.ravel(), Y.ravel(), strict=True)]
     return X, Y, np.reshape(values, X.shape)

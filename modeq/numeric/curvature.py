@@ -1,14 +1,17 @@
 """The curvature that a method sees: leading eigenvalues of the Hessian, and what h·λ means for its series."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from modeq.errors import InvalidProblem, OutsideSeriesLimit
+from modeq.errors import InvalidProblem, ModeqError, OutsideSeriesLimit
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.protocol import Problem, Vector, whole
+from modeq.symbolic.phase_space import phase_space_form
+from modeq.symbolic.temporal import time_derivative_form
 
 # Up to here the Hessian is written down, one product for each column; beyond, Lanczos needs fewer products.
 _DENSE = 32
@@ -169,6 +172,29 @@ def curvature_seen(method: GeneralLinearMethod, problem: Problem, theta: Vector,
     return max(largest_curvature(problem, theta, part=part) for part in parts) + decay_rate(method)
 
 
+def forms_beyond_the_limit(method: GeneralLinearMethod) -> str:
+    """Return the forms of a method that mean something beyond its series limit, as a phrase.
+
+    Examples
+    --------
+    >>> import modeq as mq
+    >>> forms_beyond_the_limit(mq.HeavyBall(momentum=0.9))
+    'phase_space_form, time_derivative_form of order 2'
+    >>> forms_beyond_the_limit(mq.Extragradient())
+    'order=1 (the gradient flow)'
+    """
+    offered = []
+    # To first order the time-derivative form is the gradient flow.
+    for derive, order, name in (
+        (phase_space_form, 1, "phase_space_form"),
+        (time_derivative_form, 2, "time_derivative_form of order 2"),
+    ):
+        with suppress(ModeqError):
+            derive(method, order)
+            offered.append(name)
+    return ", ".join(offered) or "order=1 (the gradient flow)"
+
+
 def require_series_limit(
     method: GeneralLinearMethod,
     problem: Problem,
@@ -207,7 +233,7 @@ def require_series_limit(
     limit = float(method.series_limit())
     curvature = curvature_seen(method, problem, theta, epoch) if curvature is None else curvature
     if h * curvature >= limit:
-        offered = others() if others else "order=1" if epoch else "phase_space_form, order=1,"
+        offered = others() if others else "order=1" if epoch else forms_beyond_the_limit(method)
         raise OutsideSeriesLimit(
             f"{step}·λ_max = {h * curvature:.4g} {where} is beyond the series limit {limit:.4g} of {method}, where the "
             f"modified vector field means nothing; use {offered} or {step} < {limit / curvature:.3g}"

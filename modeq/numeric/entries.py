@@ -17,7 +17,6 @@ from modeq.errors import (
     OutsideSeriesLimit,
     UnsupportedOptimizer,
 )
-from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.protocol import Vector
 from modeq.numeric.trajectory import Status, Trajectory
 from modeq.symbolic.equation import modified_equation
@@ -187,23 +186,3 @@ def failure(error: ModeqError) -> tuple[Status, str]:
         raise error
     reached = getattr(error, "trajectory", None)
     return Status(reached.status) if isinstance(reached, Trajectory) else status, str(error)
-
-
-def forms_beyond_the_limit(method: GeneralLinearMethod) -> list[str]:
-    """Return the forms of a method that mean something beyond its series limit: in time derivatives, in phase space.
-
-    Examples
-    --------
-    >>> import modeq as mq
-    >>> forms_beyond_the_limit(mq.HeavyBall(momentum=0.9)), forms_beyond_the_limit(mq.Extragradient())
-    (['phase', 'time'], [])
-    """
-    offered = []
-    # To first order the time-derivative form is the gradient flow.
-    for form, order in (("phase", 1), ("time", 2)):
-        try:
-            DERIVE[form](method, order)
-        except ModeqError:
-            continue
-        offered.append(form)
-    return offered

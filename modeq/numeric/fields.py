@@ -12,6 +12,7 @@ import torch
 from modeq.errors import InvalidProblem
 from modeq.numeric.arrays import combination, namespace, vector
 from modeq.numeric.colours import ColourFields, MeanAndDeviations
+from modeq.numeric.compiled import compiled
 from modeq.numeric.gradients_only import GradientsOnlyField
 from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import WrittenOut
@@ -120,7 +121,7 @@ def _code(
     given = [list(field) for field in fields]
     alone = len(given) == 1 and not isinstance(series, ExpectedEquation)
     components = list(series.on(given[0] if alone else given, variables, h=step).components)
-    return sp.lambdify([list(variables), step], components, cse=True)
+    return compiled([list(variables), step], components)
 
 
 def series_value(series: BSeries, problem: Problem, theta: Any, h: float) -> Any:

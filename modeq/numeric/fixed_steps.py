@@ -1,4 +1,4 @@
-"""A fixed-step Runge–Kutta method in torch, the method object itself, with the step found by halving."""
+"""Fixed-step Runge–Kutta methods, the method objects themselves; the step is given, or found by halving."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.runge_kutta import RK4, RungeKutta
 from modeq.numeric.checkpoints import Segment
 from modeq.numeric.iteration import iterate
+from modeq.numeric.method_steps import as_numbers
 from modeq.numeric.protocol import Vector
 from modeq.numeric.segments import Budget, Stopped, bounds
 from modeq.numeric.trajectory import Status, Trajectory
@@ -37,25 +38,29 @@ def runge_kutta_of(rtol: float) -> tuple[GeneralLinearMethod, int]:
 
 @dataclass(frozen=True)
 class _RightHandSide:
-    """A right-hand side as the field of a problem, with the state in float64 on the device of `like`.
+    """A right-hand side as the field of a problem, with the state in float64, if a tensor on the device of `like`.
 
     The sum over many small steps would otherwise lose what the right-hand side, in its own numbers, does not.
     """
 
     counted: Budget
-    like: torch.Tensor
+    like: Any
     parts: int = 1
     epsilon: float = float(np.finfo(np.float64).eps)
 
     @property
+    def _in_torch(self) -> bool:
+        return isinstance(self.like, torch.Tensor)
+
+    @property
     def size(self) -> int:
-        return self.like.numel()
+        return len(self.like)
 
     def start(self, start: Any = None) -> Vector:
         return start
 
-    def native(self, theta: Any) -> torch.Tensor:
-        return torch.tensor(theta, dtype=torch.float64, device=self.like.device)
+    def native(self, theta: Any) -> Any:
+        return torch.tensor(theta, dtype=torch.float64, device=self.like.device) if self._in_torch else theta
 
     def label(self, index: int) -> str:
         return f"entry {index}"
@@ -66,12 +71,52 @@ class _RightHandSide:
     def of_batch(self, batch: Any) -> "_RightHandSide":
         return self
 
-    def field(self, theta: torch.Tensor, part: int | None = None) -> torch.Tensor:
+    def field(self, theta: Any, part: int | None = None) -> Any:
+        if not self._in_torch:
+            return self.counted(0.0, theta)
         slope = self.counted(0.0, theta.to(self.like.dtype))
         return torch.as_tensor(slope, dtype=torch.float64, device=self.like.device).detach()
 
     def derivative(self, theta: Any, vectors: Any, part: int | None = None) -> Any:
         raise NotImplementedError("a Runge-Kutta method takes the field alone")
+
+
+def plain_segments(
+    counted: Budget, start: Any, times: Vector, size: int, substeps: int, last: Segment | None = None
+) -> Iterator[Segment]:
+    """Yield the segments of an integration by RK4 with so many steps between two times, without an error estimate.
+
+    Arguments, contents and errors are those of :func:`modeq.numeric.adaptive_steps.adaptive_segments`.
+
+    Raises
+    ------
+    Stopped
+
+    Examples
+    --------
+    >>> decay = Budget(lambda u: -u, limit=1000)
+    >>> segments = list(plain_segments(decay, np.ones(1), np.linspace(0, 1, 5), 1, substeps=10))
+    >>> bool(abs(segments[-1]["u"][0] - np.exp(-1)) < 1e-7), decay.spent
+    (True, 160)
+    """
+    reached = 1 if last is None else int(last["reached"])
+    u = as_numbers(start) if last is None else last["u"]
+    counted.spent = 0 if last is None else int(last["spent"])
+    problem = _RightHandSide(counted, start)
+    for a, b in pairwise(bounds(times, even=True)):
+        if b < reached:
+            continue
+        dt = (times[b] - times[a]) / ((b - a) * substeps)
+        found = iterate(RK4(), problem, u, h=dt, steps=(b - a) * substeps, every=substeps, check=False)
+        if not found.success:
+            t = times[a] + found.t[-1]
+            raise Stopped(
+                Status.DIVERGED,
+                f"the flow left the finite numbers after t = {t:.6g}; use more substeps, or a smaller learning rate",
+                [row[None, :size] for row in found.y[1:]],
+            )
+        u = found.y[-1]
+        yield _segment(found, size, times[b], substeps, counted, b)
 
 
 def fixed_segments(
@@ -99,7 +144,7 @@ def fixed_segments(
     """
     ends = bounds(times, even=True)
     reached = 1 if last is None else int(last["reached"])
-    u = start.detach().cpu().double().numpy() if last is None else last["u"]
+    u = as_numbers(start) if last is None else last["u"]
     counted.spent = 0 if last is None else int(last["spent"])
     search = _Halving(_RightHandSide(counted, start), rtol, atol)
     substeps = 1 if last is None else int(last["step"])
@@ -108,14 +153,18 @@ def fixed_segments(
             continue
         found, substeps = search(u, (times[b] - times[a]) / (b - a), b - a, substeps)
         u = found.y[-1]
-        yield {
-            "y": found.y[1:, :size],
-            "u": u,
-            "t": np.array(times[b]),
-            "step": np.array(substeps),
-            "spent": np.array(counted.spent),
-            "reached": np.array(b + 1),
-        }
+        yield _segment(found, size, times[b], substeps, counted, b)
+
+
+def _segment(found: Trajectory, size: int, t: float, substeps: int, counted: Budget, end: int) -> Segment:
+    return {
+        "y": found.y[1:, :size],
+        "u": found.y[-1],
+        "t": np.array(t),
+        "step": np.array(substeps),
+        "spent": np.array(counted.spent),
+        "reached": np.array(end + 1),
+    }
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class FlowSettings:
     rtol : the tolerance of the integrator, to which implicit equations are solved too
     points : array m × d, the first iterates, or None for the method's own
     buffers : those of a state-space form at the start
+    substeps : steps of RK4 in each h, or None for an integrator that controls its error
 
     Examples
     --------
@@ -45,6 +46,7 @@ class FlowSettings:
     rtol: float = 1e-10
     points: Vector | None = None
     buffers: Any = None
+    substeps: int | None = None
 
 
 def has_series_limit(form: Form) -> bool:

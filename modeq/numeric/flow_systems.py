@@ -93,6 +93,7 @@ def first_order_system(
             settings.rtol,
             settings.points,
             right_hand_side=right,
+            substeps=settings.substeps,
         )
     if isinstance(form, TimeDerivativeForm):
         start, name = _time_derivative_start(form, problem, theta, settings), "time-derivative form"
@@ -102,7 +103,8 @@ def first_order_system(
         power = form.order - 1 if settings.initial_layer is True else int(settings.initial_layer)
         start = theta + series_value(form.initial_layer(power), problem, theta, settings.h)
         name = "modified field"
-    return System(right, native_state(problem, start), f"{name} of order {form.order}", problem.label)
+    start = native_state(problem, start)
+    return System(right, start, f"{name} of order {form.order}", problem.label, settings.substeps)
 
 
 def _time_derivatives(form: TimeDerivativeForm, problem: Problem, h: float) -> RightHandSide:

@@ -1,4 +1,4 @@
-"""Integrate a modified equation, in any of its forms, with SciPy's DOP853."""
+"""Integrate a modified equation, in any of its forms."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +42,7 @@ def flow(
     rtol: float = 1e-10,
     atol: float = 1e-12,
     max_evaluations: int = 200_000,
+    substeps: int | None = None,
     series_limit: bool = True,
     check: bool = True,
     through: Any = None,
@@ -79,6 +80,9 @@ def flow(
         Raised to 20 and 2 units of rounding for a network in float32 or less.
     max_evaluations : int
         After this many evaluations, over all steps, the flow is given up as too stiff.
+    substeps : positive int, optional
+        For a loss with kinks (ReLU, max pooling), at which an error-controlled step size falls without end: the
+        number of steps of RK4 in each step h. Their error is not estimated: see that doubling them changes nothing.
     series_limit : bool
         Whether to refuse a `ModifiedEquation` of order ≥ 2, or a `TimeDerivativeForm` of order ≥ 3 (which
         starts on the slow manifold), if h·λ_max at the start is beyond the method's series limit. For a
@@ -138,7 +142,9 @@ def flow(
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)
-    settings = FlowSettings(h, field, initial_layer, rtol, given_points(form, theta, through), buffers)
+    settings = FlowSettings(
+        h, field, initial_layer, rtol, given_points(form, theta, through), buffers, _substeps(substeps)
+    )
     keys = None if batches is None else batch_keys(form, problem, batches)
     budget = whole(max_evaluations, "max_evaluations", least=1)
     kept = (
@@ -185,11 +191,18 @@ def _one_field(
     if series_limit and has_series_limit(form):
         require_series_limit(method, problem, theta, h, epoch=steps > 1)
     times = time_grid(h * int(steps), time)
+    if settings.substeps is not None:
+        settings = replace(settings, substeps=settings.substeps * int(steps))
     if isinstance(form, ScheduledForm):
         system = scheduled_system(form, problem, theta, h, times, settings.initial_layer, series_limit)
+        system = replace(system, substeps=settings.substeps)
     else:
         system = first_order_system(form, problem, theta, settings)
     return integrate(system, times, problem.size, settings.rtol, atol, max_evaluations, checkpoint)
+
+
+def _substeps(substeps: Any) -> int | None:
+    return None if substeps is None else whole(substeps, "substeps", least=1)
 
 
 def _checkpoint(

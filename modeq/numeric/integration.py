@@ -10,7 +10,7 @@ import torch
 from modeq.errors import InvalidProblem
 from modeq.numeric.adaptive_steps import adaptive_segments
 from modeq.numeric.checkpoints import Checkpoint, Segment, fingerprint
-from modeq.numeric.fixed_steps import fixed_segments
+from modeq.numeric.fixed_steps import fixed_segments, plain_segments
 from modeq.numeric.method_steps import as_numbers, first_bad
 from modeq.numeric.protocol import Vector
 from modeq.numeric.segments import Budget, Stopped
@@ -27,6 +27,7 @@ class System:
     start : vector u(0), of numpy in float64, or of torch in any floating type on any device
     name : what is integrated
     label : optional, what parameter number i is called, in messages
+    substeps : optional, so many steps of RK4 between two times, without an error estimate, for losses with kinks
 
     Examples
     --------
@@ -38,6 +39,7 @@ class System:
     start: Any
     name: str
     label: Callable[[int], str] | None = None
+    substeps: int | None = None
 
 
 def integrate(
@@ -55,6 +57,8 @@ def integrate(
     torch by a Runge–Kutta method with fixed steps, which are halved until halving them changes nothing: see
     :func:`modeq.numeric.fixed_steps.fixed_segments`. Between two times alone nothing is interpolated and the first step
     that is tried is the whole of it.
+
+    A system with `substeps` is integrated by RK4 with that many steps between two times.
 
     Parameters
     ----------
@@ -93,11 +97,17 @@ def integrate(
         rows += [segment["y"] for segment in done]
     counted = Budget(_checked_at_start(system, size), max_evaluations)
     last: Segment | None = done[-1] if done else None
-    segments = fixed_segments if isinstance(system.start, torch.Tensor) else adaptive_segments
+    state = (system.start, times, size)
     status, message = Status.DONE, "reached the last time"
     try:
         _require_start(system, times, size)
-        for number, segment in enumerate(segments(counted, system.start, times, size, rtol, atol, last), len(done)):
+        if system.substeps is not None:
+            segments = plain_segments(counted, *state, system.substeps, last)
+        elif isinstance(system.start, torch.Tensor):
+            segments = fixed_segments(counted, *state, rtol, atol, last)
+        else:
+            segments = adaptive_segments(counted, *state, rtol, atol, last)
+        for number, segment in enumerate(segments, len(done)):
             rows.append(segment["y"])
             if checkpoint is not None:
                 checkpoint.append(number, **segment)
@@ -113,8 +123,9 @@ def _own(checkpoint: Checkpoint, system: System, times: Vector, size: int, rtol:
     """The checkpoint with what the integrator itself depends on in its key."""
     if not isinstance(checkpoint, Checkpoint):
         raise InvalidProblem(f"checkpoint is {checkpoint!r}: give a Checkpoint(path, key)")
+    steps = {} if system.substeps is None else {"substeps": system.substeps}
     return checkpoint.including(
-        fingerprint(system=system.name, u0=system.start, times=times, size=size, rtol=rtol, atol=atol)
+        fingerprint(system=system.name, u0=system.start, times=times, size=size, rtol=rtol, atol=atol, **steps)
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from modeq.errors import InvalidProblem
 from modeq.numeric.arrays import combination, namespace
+from modeq.numeric.compiled import compiled
 from modeq.numeric.fields import FieldName, require_field_name
 from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import WrittenOut
@@ -70,7 +71,7 @@ def _written_out(problem: Problem, highest: int) -> PathDerivatives:
     path += [tuple(sp.Dummy(f"u{k}_{i}") for i in range(size)) for k in range(1, highest + 1)]
     differentials = ExplicitDifferentials([problem.field_expressions], problem.variables)
     levels = derivatives_along(differentials, 0, path, highest)
-    function = sp.lambdify([list(row) for row in path], [entry for level in levels for entry in level], cse=True)
+    function = compiled([list(row) for row in path], [entry for level in levels for entry in level])
 
     def evaluate(u: Any) -> Any:
         padded = np.zeros((highest + 1, size))

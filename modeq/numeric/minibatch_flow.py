@@ -1,7 +1,7 @@
 """Flows that see another minibatch at each step, as the optimizer does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,11 +77,11 @@ def minibatch_flow(
     h = settings.h
     sides = _right_hand_sides(form, problem, batches, settings)
     first = first_order_system(form, problem.of_batch(batches[0]), theta, settings, sides(0))
-    name = f"{first.name}, a minibatch a step"
+    first = replace(first, name=f"{first.name}, a minibatch a step")
     jump = None
     if jumps and isinstance(form, PhaseSpaceForm) and len(form.q) == 2:
         jump = VelocityJump(form, problem, batches, h, jumps, settings.rtol)
-    walk = _Walk(sides, jump, name, settings.rtol, atol, max_evaluations)
+    walk = _Walk(sides, jump, first, settings.rtol, atol, max_evaluations)
     done = [] if checkpoint is None else checkpoint.segments()
     points = [as_numbers(first.start)[None, : theta.size], *(segment["y"] for segment in done)]
     n, u = sum(len(rows) for rows in points) - 1, first.start
@@ -102,7 +102,7 @@ def minibatch_flow(
         n += len(rows)
         if checkpoint is not None and status == Status.DONE:
             checkpoint.append(len(points) - 2, y=rows, u=as_numbers(u), nfev=walk.evaluations)
-    return Trajectory(h * np.arange(n + 1), np.concatenate(points), walk.evaluations, status, message, name)
+    return Trajectory(h * np.arange(n + 1), np.concatenate(points), walk.evaluations, status, message, first.name)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class _Walk:
 
     sides: Callable[[int], RightHandSide]
     jump: "VelocityJump | None"
-    name: str
+    first: System
     rtol: float
     atol: float
     limit: int
@@ -121,7 +121,9 @@ class _Walk:
         """The whole state at the ends of step n."""
         if n and self.jump is not None:
             u = self.jump(u, n)
-        system = System(self.sides(n), u, self.name, lambda index: problem.label(index % problem.size))
+        system = replace(
+            self.first, right_hand_side=self.sides(n), start=u, label=lambda index: problem.label(index % problem.size)
+        )
         leg = integrate(system, np.array([0.0, h]), len(u), self.rtol, self.atol, self.limit - self.evaluations)
         self.evaluations += leg.nfev
         return leg
@@ -131,7 +133,7 @@ class _Walk:
             return f"in step {n}: {leg.message}"
         return (
             f"given up in step {n} after {self.limit} evaluations in all: use a smaller learning rate, a larger rtol, "
-            "or a larger max_evaluations"
+            "or a larger max_evaluations, or substeps for a loss with kinks (ReLU)"
         )
 
 

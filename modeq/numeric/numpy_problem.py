@@ -130,6 +130,11 @@ class NumpyProblem:
             self._batches[batch] = problem
         return self._batches[batch]
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether a loss was given."""
+        return self._losses is not None
+
     def loss(self, theta: Vector) -> float:
         """L(θ).
 

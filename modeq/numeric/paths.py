@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy as sp
 from numpy.typing import NDArray
 
 from modeq.errors import Diverged, InvalidProblem
+from modeq.numeric.compiled import compiled
 from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import VectorField
 
@@ -138,7 +138,7 @@ def given_numbers(values: Any, argument: str, rng: Any, shape: tuple[int, ...]) 
 
 def elementwise(parts: Any, variables: Any) -> Callable[[Array], Array]:
     """A function from θ, d × paths, to an array parts × d × paths of fields given as expressions."""
-    code = sp.lambdify([list(variables)], [component for part in parts for component in part], cse=True)
+    code = compiled([list(variables)], [component for part in parts for component in part])
     return lambda Y: stacked(code(Y), Y).reshape(len(parts), *Y.shape)
 
 

@@ -4,7 +4,7 @@ Parameters are flat float64 vectors everywhere in the numeric layer; a torch mod
 end in the order of ``named_parameters``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -96,6 +96,19 @@ def whole(value: Any, argument: str, least: int) -> int:
         wanted = "a positive integer" if least == 1 else f"an integer from {least}"
         raise InvalidProblem(f"{argument} is {value!r}: give {wanted}")
     return int(value.__index__())
+
+
+def loss_of(problem: Any) -> Callable[[Any], float] | None:
+    """Return the loss θ ↦ L(θ) of a problem, None for one that has none: a vector field, or a gradient alone.
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> x = sp.Symbol("x")
+    >>> loss_of(mq.SymbolicProblem(x**2, [x]))([3.0]), loss_of(mq.VectorField([x], [x]))
+    (9.0, None)
+    """
+    return problem.loss if getattr(problem, "has_loss", hasattr(problem, "loss")) else None
 
 
 def checked_numbers(batches: Any, count: int) -> list[int]:

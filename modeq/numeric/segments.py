@@ -47,7 +47,7 @@ class Budget:
             raise Stopped(
                 Status.TOO_STIFF,
                 f"given up after {self.limit} evaluations, the equation is too stiff at this learning rate: use a "
-                "smaller one, a larger rtol, or a larger max_evaluations",
+                "smaller one, a larger rtol, or a larger max_evaluations, or substeps for a loss with kinks (ReLU)",
             )
         self.spent += 1
         return self.right_hand_side(u)

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from modeq.errors import InvalidProblem
+from modeq.numeric.compiled import compiled
 from modeq.numeric.protocol import Vector, checked_numbers, flat_start
 from modeq.symbolic.explicit_fields import ExplicitDifferentials
 
@@ -103,7 +104,7 @@ class WrittenOut:
                 differentials.multilinear(lambda axes, i=i: differentials.derivative(0, i, axes), names)
                 for i in range(self.size)
             ]
-            cache[count, part] = sp.lambdify([list(self.variables), *names], components, cse=True)
+            cache[count, part] = compiled([list(self.variables), *names], components)
         return cache[count, part]
 
     def jacobian(self, part: int | None = None) -> sp.Matrix:

@@ -60,29 +60,47 @@ class NoisyQuadratic:
         return -self.eigenvalues * vectors[0] if len(vectors) == 1 else np.zeros_like(theta)
 
 
-def test_a_noisy_quadratic():
-    """Momentum 0.9 and unit noise; each term of the form and of the jump is worth a factor."""
-    method, steps, h = mq.HeavyBall(0.9), 200, 0.05
-    noise = np.random.default_rng(0).standard_normal((steps, 20))
-    problem, start, seen = NoisyQuadratic(np.linspace(0.1, 4, 20), noise), np.ones(20), range(steps)
-    iterates = mq.iterate(method, problem, start, h=h, steps=steps, batches=seen).y
+MOMENTUM = mq.HeavyBall(0.9)
+LEADING = mq.phase_space_form(MOMENTUM, 1)
+ONE_POWER = mq.phase_space_form(MOMENTUM, 2, "powers")
+TIME = mq.time_derivative_form(MOMENTUM, 2)
 
-    def error(form, batches=seen, **options):
-        options = {"h": h, "time": steps * h, "rtol": 1e-8, "batches": batches} | options
+
+def quadratic_errors(seed, *asked):
+    """Momentum 0.9, h 0.05, eigenvalues 0.1 to 4, unit noise: the largest errors of (form, options) in 200 steps."""
+    steps, h = 200, 0.05
+    noise = np.random.default_rng(seed).standard_normal((steps, 20))
+    problem, start, seen = NoisyQuadratic(np.linspace(0.1, 4, 20), noise), np.ones(20), range(steps)
+    iterates = mq.iterate(MOMENTUM, problem, start, h=h, steps=steps, batches=seen).y
+
+    def error(form, options):
+        options = {"h": h, "time": steps * h, "rtol": 1e-8, "batches": seen} | options
         return float(np.max(abs(mq.flow(form, problem, start, **options).y - iterates)))
 
-    mean = error(mq.modified_equation(method, 1), batches=None)
-    second_order = error(mq.time_derivative_form(method, 2))
-    leading, one_power = mq.phase_space_form(method, 1), mq.phase_space_form(method, 2, "powers")
-    no_jump, first_jump = error(leading, jumps=0), error(leading, jumps=1)
-    one_term, two_terms = error(one_power, jumps=1), error(one_power)
-    assert mean > 1
-    assert 0.1 < second_order < 1
+    return [error(form, options) for form, options in asked]
+
+
+GRADIENT_FLOW = (mq.modified_equation(MOMENTUM, 1), {"batches": None})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_quadratic(seed):
+    """The figures of one draw of the noise are 3.58, 0.43 and 8.4e-4."""
+    mean, second_order, two_terms = quadratic_errors(seed, GRADIENT_FLOW, (TIME, {}), (ONE_POWER, {}))
+    assert 1.5 < mean < 5
+    assert 0.15 < second_order < 0.6
+    assert two_terms < 2e-3
+
+
+def test_each_term_on_a_noisy_quadratic_is_worth_a_factor():
+    second_order, no_jump, first_jump, one_term, two_terms = quadratic_errors(
+        0, (TIME, {}), (LEADING, {"jumps": 0}), (LEADING, {"jumps": 1}), (ONE_POWER, {"jumps": 1}), (ONE_POWER, {})
+    )
     assert no_jump == pytest.approx(second_order, rel=0.3)
     assert first_jump < no_jump / 3
     assert one_term < first_jump / 4
-    assert two_terms < min(one_term / 6, 2e-3)
-    state = [error(mq.state_space_form(method, order)) for order in (1, 2, 3)]
+    assert two_terms < one_term / 6
+    state = quadratic_errors(0, *((mq.state_space_form(MOMENTUM, order), {}) for order in (1, 2, 3)))
     assert state[1] < state[0] / 10
     assert state[2] < state[1] / 10
 
@@ -177,33 +195,30 @@ def test_one_batch_all_along_is_no_minibatch(form):
         np.testing.assert_allclose(flowed.y, expected.y, atol=2e-11)
 
 
-def digits_problem(module, seed, steps):
+def on_all_digits(module, seed, steps):
+    """Cross-entropy on the digits, and minibatches of 64 of them."""
     inputs, labels = digits(dtype=torch.float64)
     seen = list(minibatches(len(labels), 64, steps, seed=seed))
     return mq.TorchProblem(module, torch.nn.functional.cross_entropy, inputs, labels), seen
 
 
-def network_errors(module, seed, steps, *asked, rtol=1e-6):
-    """The largest distances of forms from torch's own iterates, and of the gradient flow of the full loss."""
-    problem, seen = digits_problem(module, seed, steps)
-    method, h = mq.HeavyBall(0.9), 0.05
-    iterates = mq.iterate(method, problem, h=h, steps=steps, batches=seen)
+def training_errors(problem, seen, *asked):
+    """The largest distances of (form, options) from torch's own iterates, with momentum 0.9 and h = 0.05."""
+    h, steps = 0.05, len(seen)
+    iterates = mq.iterate(MOMENTUM, problem, h=h, steps=steps, batches=seen)
     assert "torch.optim.SGD" in iterates.name
 
-    def distance(form, batches):
-        flowed = mq.flow(form, problem, h=h, time=steps * h, batches=batches, rtol=rtol, atol=rtol / 100)
+    def distance(form, options):
+        options = {"batches": seen, "rtol": 1e-6, "atol": 1e-8} | options
+        flowed = mq.flow(form, problem, h=h, time=steps * h, **options)
         return float(np.max(np.linalg.norm(flowed.y - iterates.y, axis=1)))
 
-    return [distance(mq.modified_equation(method, 1), None), *(distance(form, seen) for form in asked)]
-
-
-LEADING = mq.phase_space_form(mq.HeavyBall(0.9), 1)
-ONE_POWER = mq.phase_space_form(mq.HeavyBall(0.9), 2, "powers")
-TIME = mq.time_derivative_form(mq.HeavyBall(0.9), 2)
+    return [distance(form, options) for form, options in asked]
 
 
 def test_a_smooth_network_follows_its_minibatches():
-    mean, second_order, phase = network_errors(tanh_network(0), 0, 30, TIME, ONE_POWER)
+    problem, seen = on_all_digits(tanh_network(0), 0, 20)
+    mean, second_order, phase = training_errors(problem, seen, GRADIENT_FLOW, (TIME, {}), (ONE_POWER, {}))
     assert phase < mean / 20
     assert phase < second_order / 5
 
@@ -211,7 +226,44 @@ def test_a_smooth_network_follows_its_minibatches():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_smooth_network_follows_two_hundred_minibatches(seed):
-    mean, second_order, leading, phase = network_errors(tanh_network(seed), seed, 200, TIME, LEADING, ONE_POWER)
+    problem, seen = on_all_digits(tanh_network(seed), seed, 200)
+    laws = (GRADIENT_FLOW, (TIME, {}), (LEADING, {}), (ONE_POWER, {}))
+    mean, second_order, leading, phase = training_errors(problem, seen, *laws)
     print(f"seed {seed}: gradient flow {mean:.3g}, B {second_order:.3g}, K = 0 {leading:.3g}, J = 1 {phase:.3g}")
     assert leading < mean / 20
     assert phase < second_order / 5
+
+
+def own_growth(problem, seen, size):
+    """How far the optimizer comes from its own iterates, if its start is displaced by so much."""
+    displacement = np.random.default_rng(0).standard_normal(problem.size)
+    start = problem.start() + size * displacement / np.linalg.norm(displacement)
+    first, second = (mq.iterate(MOMENTUM, problem, s, h=0.05, steps=len(seen), batches=seen) for s in (None, start))
+    return float(np.max(np.linalg.norm(first.y - second.y, axis=1)))
+
+
+def kinked_errors(samples, seed, steps):
+    problem = mq.problems.digits_cnn(batch_norm=False, samples=samples, seed=seed)
+    seen = list(minibatches(len(problem.targets), 64, steps, seed=seed))
+    fixed = {"substeps": 2}
+    laws = ((GRADIENT_FLOW[0], {"batches": None, "substeps": 1}), (TIME, fixed), (LEADING, fixed))
+    return [*training_errors(problem, seen, *laws), own_growth(problem, seen, 1e-3), own_growth(problem, seen, 1e-6)]
+
+
+def test_a_network_with_kinks_follows_its_minibatches():
+    mean, second_order, phase, *_ = kinked_errors(256, 0, 40)
+    assert phase < mean / 20
+    assert phase < second_order / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_what_remains_on_a_network_with_kinks_is_the_growth_of_any_perturbation(seed):
+    mean, second_order, phase, growth, tiny = kinked_errors(None, seed, 200)
+    print(
+        f"seed {seed}: gradient flow {mean:.3g}, B {second_order:.3g}, K = 0 {phase:.3g}, "
+        f"a start displaced by 1e-3 {growth:.3g}, by 1e-6 {tiny:.3g}"
+    )
+    assert phase < mean / 5
+    assert phase < 3 * growth
+    assert tiny > 1e4 * 1e-6  # a smooth network of this shape amplifies 5 times

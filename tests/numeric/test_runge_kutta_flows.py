@@ -12,7 +12,7 @@ from modeq.numeric.integration import System, integrate
 from modeq.numeric.iteration import iterate
 from modeq.numeric.trajectory import Status
 
-X = sp.Symbol("x")
+X, REAL = sp.Symbol("x"), sp.Symbol("x", real=True)
 TIMES = np.linspace(0, 4, 41)
 
 
@@ -140,3 +140,85 @@ def test_a_float32_network_flows_as_a_float64_one():
     equation = mq.modified_equation(mq.GradientDescent(), order=2)
     ends = [mq.flow(equation, problem, h=0.1, time=4.0) for problem in (single, double)]
     np.testing.assert_allclose(ends[0].y, ends[1].y, rtol=0, atol=2e-6)
+
+
+# --- a given number of steps, without an error estimate ---------------------------------------------------------------
+
+
+def kinked(h=0.1, **options):
+    """The gradient flow of |x| from 1: θ' = −sign θ reaches 0 and stays there."""
+    return mq.flow(
+        mq.modified_equation(mq.GradientDescent(), 1), mq.SymbolicProblem(abs(REAL), [REAL]), [1.0], h=h, **options
+    )
+
+
+def test_a_kink_stops_an_integrator_that_controls_its_error_but_not_fixed_steps():
+    with pytest.raises(mq.Diverged, match="substeps for a loss with kinks"):
+        kinked(time=2.0, max_evaluations=3000)
+    for substeps in (4, 8):
+        found = kinked(time=2.0, substeps=substeps)
+        assert found.success
+        assert found.nfev == 20 * substeps * 4
+        assert np.max(abs(found.y[:, 0] - np.maximum(1 - found.t, 0))) <= 0.1 / substeps
+
+
+@pytest.mark.parametrize(
+    "form", [mq.modified_equation(mq.HeavyBall(0.5), 2), mq.phase_space_form(mq.HeavyBall(0.5), 2)]
+)
+@pytest.mark.parametrize("batches", [None, [1, 0]])
+def test_substeps_are_those_of_rk4(form, batches):
+    """They approach the integrator that controls its error with order 4, on minibatches too."""
+    problem = mq.SymbolicProblem([sp.cos(X) + X**2, sp.sin(X) + X**2], [X])
+    if batches and isinstance(form, mq.ModifiedEquation):
+        form = mq.modified_equation(mq.GradientDescent(), 2)
+    options = {"h": 0.1, "time": 2.0, "series_limit": False, "batches": batches, "rtol": 1e-13, "atol": 1e-15}
+    sharp = mq.flow(form, problem, [1.0], **options).y
+    errors = [np.max(abs(mq.flow(form, problem, [1.0], **options, substeps=n).y - sharp)) for n in (2, 4, 8)]
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 4, atol=0.25)
+
+
+def test_substeps_of_a_network_in_float32_stay_there():
+    torch.manual_seed(0)
+    data = torch.linspace(-1, 1, 9)[:, None]
+    module = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    form, options = mq.time_derivative_form(mq.HeavyBall(0.5), 2), {"h": 0.05, "time": 1.0, "substeps": 4}
+    single, double = (
+        mq.flow(form, mq.TorchProblem(module.to(kind), torch.nn.functional.mse_loss, data.to(kind), data.to(kind) ** 2),
+                **options)
+        for kind in (torch.float32, torch.float64)
+    )  # fmt: skip
+    np.testing.assert_allclose(single.y, double.y, atol=1e-5)
+
+
+def test_substeps_of_an_epoch_count_in_each_step():
+    problem = mq.SymbolicProblem([X**2, (X - 1) ** 2], [X])
+    form = mq.modified_equation(mq.Epoch(mq.GradientDescent(), batches=2), 2)
+    assert mq.flow(form, problem, [1.0], h=0.1, time=0.8, substeps=3).nfev == 8 * 3 * 4
+
+
+def test_substeps_go_on_from_a_checkpoint(tmp_path):
+    whole = kinked(time=2.0, substeps=5)
+    first = kinked(time=2.0, substeps=5, checkpoint=tmp_path, max_evaluations=150, check=False)
+    assert not first.success
+    resumed = kinked(time=2.0, substeps=5, checkpoint=tmp_path)
+    np.testing.assert_array_equal(resumed.y, whole.y)
+    assert resumed.nfev == whole.nfev
+    with pytest.raises(mq.InvalidProblem, match="holds another run"):
+        kinked(time=2.0, substeps=6, checkpoint=tmp_path)
+
+
+def test_fixed_steps_that_leave_the_finite_numbers():
+    problem = mq.VectorField([X**2], [X])
+    form = mq.modified_equation(mq.GradientDescent(), 1)
+    found = mq.flow(form, problem, [1.0], h=0.1, time=2.0, substeps=4, check=False)
+    assert found.status == Status.DIVERGED
+    assert "use more substeps, or a smaller learning rate" in found.message
+    np.testing.assert_allclose(found.y[:9, 0], 1 / (1 - found.t[:9]), rtol=1e-3)
+
+
+def test_what_has_no_values_is_refused():
+    gd = mq.GradientDescent()
+    with pytest.raises(mq.InvalidProblem, match=r"needs values of Derivative\(.*, x\), .* declare .* as real"):
+        mq.flow(mq.modified_equation(gd, 1), mq.SymbolicProblem(abs(X), [X]), [1.0], h=0.1, time=1.0)
+    with pytest.raises(mq.InvalidProblem, match=r"needs values of DiracDelta\(x\)"):
+        mq.flow(mq.modified_equation(gd, 2), mq.SymbolicProblem(abs(REAL), [REAL]), [1.0], h=0.1, time=1.0)

@@ -231,6 +231,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     before = len(list(kept.glob("case-*.pickle")))
     assert 3 <= before < 8
     resumed, unbroken = start(kept), start("")
-    lines, expected = (run.communicate(timeout=60)[0].splitlines() for run in (resumed, unbroken))
-    assert lines[-1] == expected[-1]
-    assert lines.count("finished") < expected.count("finished") == 7
+    printed, expected = (run.communicate(timeout=60)[0] for run in (resumed, unbroken))
+    assert printed.splitlines()[-1] == expected.splitlines()[-1]
+    # Workers may print on one line.
+    assert printed.count("finished") < expected.count("finished") == 7
