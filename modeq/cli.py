@@ -227,7 +227,7 @@ def _one_legend(figure: Any, axes: Any, colours: dict[str, Any]) -> None:
     for line in (line for ax in axes for line in ax.get_lines()):
         line.set_color(colours.get(line.get_label(), "black"))
     handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(axes), frameon=False)
 
 
 def _colours(titles: list[str]) -> dict[str, Any]:

@@ -91,9 +91,14 @@ def plot_errors(curves: Mapping[str, Any], ax: Any = None, steps: Any = None, **
     for label, values in curves.items():
         errors = _positive(values)
         artists += ax.semilogy(_first(steps, len(errors)), errors, label=label, **kwargs)
-    ax.set_xlabel("step n")
+    _label_steps(ax)
     ax.set_ylabel("largest |θ(flow) − θ(optimizer)|")
     return artists
+
+
+def _label_steps(ax: Any) -> None:
+    ax.set_xlabel("step n")
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _positive(values: Any) -> Any:
@@ -141,7 +146,7 @@ def plot_losses(
     losses = [value for line in artists for value in line.get_ydata() if np.isfinite(value)]
     if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         ax.set_yscale("log")
-    ax.set_xlabel("step n")
+    _label_steps(ax)
     ax.set_ylabel("loss L")
     return artists
 
@@ -172,7 +177,7 @@ def plot_curvature(
     for k, (label, limit) in enumerate((label, limit) for label, limit in limits.items() if np.isfinite(limit)):
         style = ("--", ":", "-.")[k % 3]
         artists.append(ax.axhline(limit, color="0.35", linestyle=style, linewidth=1.2, label=f"{label} {limit:.3g}"))
-    ax.set_xlabel("step n")
+    _label_steps(ax)
     ax.set_ylabel("h·λ_max")
     return artists
 

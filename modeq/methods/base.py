@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 from sympy.logic.boolalg import BooleanAtom
+from sympy.polys.matrices import DomainMatrix
 
 from modeq.errors import InvalidMethod, NotZeroStable
 from modeq.methods.exact import FrozenMapping, checked_rate, exact, exact_matrix
@@ -255,7 +256,7 @@ class GeneralLinearMethod:
         >>> mq.GradientDescent().transfer_function(sp.Symbol("z"))
         1/(z - 1)
         """
-        matrix = (self.C * self._resolvent() * self.B + self.D).applyfunc(sp.cancel)
+        matrix = (self.C * self.resolvent * self.B + self.D).applyfunc(sp.cancel)
         matrix = sp.ImmutableMatrix(matrix.subs(z, _point(at)).applyfunc(sp.factor))
         return matrix[0] if self.query_count == 1 else matrix
 
@@ -268,11 +269,21 @@ class GeneralLinearMethod:
         >>> mq.GradientDescent().readout_transfer_function(sp.Symbol("z"))
         Matrix([[1/(z - 1)]])
         """
-        row = (self.readout * self._resolvent() * self.B).applyfunc(sp.cancel)
+        row = (self.readout * self.resolvent * self.B).applyfunc(sp.cancel)
         return sp.ImmutableMatrix(row.subs(z, _point(at)).applyfunc(sp.factor))
 
-    def _resolvent(self) -> sp.Matrix:
-        return (z * sp.eye(self.state_count) - self.A).inv(method="ADJ")
+    @cached_property
+    def resolvent(self) -> sp.ImmutableMatrix:
+        """The matrix (zI − A)⁻¹, computed in the field of rational functions.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.GradientDescent().resolvent
+        Matrix([[1/(z - 1)]])
+        """
+        matrix = z * sp.eye(self.state_count) - self.A
+        return DomainMatrix.from_Matrix(matrix).to_field().inv().to_Matrix().as_immutable()
 
     @cached_property
     def parasitic_polynomial(self) -> sp.Poly:

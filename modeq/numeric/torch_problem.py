@@ -174,8 +174,8 @@ class TorchProblem:
         with torch.no_grad():
             return float(self._mean(lambda inputs, targets: self.loss_tensor(flat, inputs, targets)))
 
-    def field(self, theta: Any, part: int | None = None, batch: Any = None) -> Any:
-        """−∇L(θ), on the full data, on batch number `part`, or on the samples `batch`.
+    def field(self, theta: Any, part: int | None = None) -> Any:
+        """−∇L(θ), on the full data, or on batch number `part`.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class TorchProblem:
                 (gradient,) = torch.autograd.grad(self.loss_tensor(leaf, inputs, targets), leaf)
             return -gradient
 
-        return self._like(theta, self._mean(negative_gradient, self._batch(part) if batch is None else batch))
+        return self._like(theta, self._mean(negative_gradient, self._batch(part)))
 
     def derivative(self, theta: Any, vectors: Sequence[Any], part: int | None = None) -> Any:
         """f⁽ᵐ⁾(θ)[v₁, …, v_m] by nested forward mode over the gradient, on the full data or on batch number `part`.

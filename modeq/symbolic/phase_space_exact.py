@@ -26,6 +26,7 @@ SMALLEST_POLE = sp.exp(-2 * sp.pi)
 _BITS, _DIGITS = 1000, 300  # of the numbers that stand for poles without a closed form
 
 
+@lru_cache(maxsize=64)
 def poles_of(method: GeneralLinearMethod) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
     """Return the poles of the transfer functions to θ besides 1: those kept and those left out.
 
@@ -58,8 +59,7 @@ def hidden_eigenvalues(method: GeneralLinearMethod, kept: tuple[sp.Expr, ...]) -
     >>> hidden_eigenvalues(mq.PID(0.6, derivative=2), ()), hidden_eigenvalues(mq.HeavyBall(0.6), ())
     ((0,), ())
     """
-    row = method.readout * (z * sp.eye(method.state_count) - method.A).inv(method="ADJ")
-    seen = _common_denominator(row)
+    seen = _common_denominator(method.readout * method.resolvent)
     return tuple(root for root in _roots(sp.cancel(seen / _denominator(method))) if root not in kept)
 
 
@@ -78,6 +78,7 @@ def _roots(expression: sp.Expr) -> list[sp.Expr]:
     return found
 
 
+@lru_cache(maxsize=64)
 def _denominator(method: GeneralLinearMethod) -> sp.Expr:
     """The monic common denominator of the transfer functions to θ."""
     return _common_denominator(method.readout_transfer_function(z))

@@ -133,6 +133,27 @@ def test_on_networks(name, optimizer):
     assert np.all(abs(slopes_of(equation, problem, theta, sizes, fields) - ORDER) < 0.25)
 
 
+ZOO = {
+    "logistic regression": lambda: mq.problems.logistic_regression(samples=40),
+    "softmax regression": lambda: mq.problems.softmax_regression(samples=20),
+    "dense, tanh": lambda: mq.problems.digits_tanh(samples=16),
+    "dense, relu": lambda: mq.problems.digits_mlp(samples=16),
+    "convolutional, tanh": lambda: mq.problems.digits_cnn(batch_norm=False, activation="tanh", samples=8),
+    "convolutional, relu and batch norm": lambda: mq.problems.digits_cnn(samples=8),
+    "transformer": lambda: mq.problems.digits_vit(samples=8),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_on_the_networks_of_the_zoo(name):
+    """With rectifiers too where h is so small that no query point lies beyond a kink; without them with slope 3."""
+    problem = ZOO[name]()
+    theta, equation, fields = problem.start(), mq.modified_equation(BALL, ORDER), ("autodiff", "gradients")
+    assert difference(equation, problem, theta, 2.5e-5, fields) < 1e-9
+    if "relu" not in name:
+        assert np.all(abs(slopes_of(equation, problem, theta, [8e-4, 4e-4, 2e-4], fields) - ORDER) < 0.25)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_terms_of_order_two_and_three_are_seen(name):
     """A field without its last term differs by a lower power of h: the slopes above could fail."""

@@ -1,7 +1,7 @@
 """The logarithm of the one-step map on parameters and buffers."""
 
 import pickle
-from functools import partial
+from functools import cache, partial
 
 import mpmath
 import numpy as np
@@ -217,6 +217,9 @@ def epsilon(length):
     return Truncated(np.eye(length)[1])
 
 
+VALUES = sp.lambdify([x, y], FIELD)
+
+
 def series_step(method, state, length):
     """One step on (θ, w), rows of truncated series, with f of size ε."""
     P, W = (np.array(m.tolist(), dtype=float).reshape(m.shape) for m in coordinates(method))
@@ -224,7 +227,6 @@ def series_step(method, state, length):
         np.array(m.tolist(), dtype=float)
         for m in (method.A, method.B, method.C, method.D, method.readout, method.preconsistency)
     )
-    f = sp.lambdify([x, y], FIELD)
     X = [
         [u[k, 0] * state[0][i] + sum(W[k, j] * state[1 + j][i] for j in range(len(P))) for i in range(2)]
         for k in range(len(A))
@@ -241,7 +243,7 @@ def series_step(method, state, length):
         F = [
             [
                 epsilon(length) * value
-                for value in (f(*point) if c not in method.decay else [-float(method.decay[c]) * p for p in point])
+                for value in (VALUES(*point) if c not in method.decay else [-float(method.decay[c]) * p for p in point])
             ]
             for c, point in zip(method.colours, queries, strict=True)
         ]
@@ -262,13 +264,19 @@ def series_field(form):
     swap = {name: -new / step for name, new in zip(explicit.variables[2:], w, strict=True)}
     scale = [step, step] + [-(step**2)] * len(w)
     rates = [sp.expand(factor * sp.N(c, 30).subs(swap)) for factor, c in zip(scale, explicit.components, strict=True)]
-    function = sp.lambdify([[x, y], w, step], rates)
+    function = sp.lambdify([[x, y], w, step], rates, cse=True)
 
     def evaluate(state):
         values = function(state[0], [entry for row in state[1:] for entry in row], epsilon(len(state[0][0].c)))
         return [values[i : i + 2] for i in range(0, len(values), 2)]
 
     return evaluate
+
+
+@cache
+def form_and_series_field(name, order):
+    form = state_space_form(CASES[name], order)
+    return form, series_field(form)
 
 
 def first_state(form, length):
@@ -286,8 +294,7 @@ def coefficients(state):
 def test_its_flow_gives_back_the_step(name):
     """exp(log) on a nonlinear field, in power series: all terms of the order, and not those beyond."""
     method, order = CASES[name], 3
-    form = state_space_form(method, order)
-    field, length = series_field(form), order + 2
+    (form, field), length = form_and_series_field(name, order), order + 2
     start = first_state(form, length)
     shape = coefficients(start).shape
 
@@ -309,13 +316,13 @@ def test_its_flow_gives_back_the_step(name):
 def test_on_the_slow_manifold_it_is_the_modified_equation(name):
     """Many steps lead onto the slow manifold; there dθ/dn is h times the modified field."""
     method, order = CASES[name], 3
-    form = state_space_form(method, order)
+    form, field = form_and_series_field(name, order)
     state = first_state(form, order + 1)
     for _ in range(60):
         state = series_step(method, state, order + 1)
     rates = mq.modified_equation(method, order).on(FIELD, [x, y], h=step).components
     expected = sp.lambdify([x, y, step], [sp.expand(step * rate) for rate in rates])(*state[0], epsilon(order + 1))
-    found = series_field(form)(state)[0]
+    found = field(state)[0]
     scale = np.max(abs(coefficients(state)[0]), axis=0)
     difference = abs(np.array([a.c - b.c for a, b in zip(found, expected, strict=True)]))
     assert np.max(difference / scale) < 1e-11
