@@ -13,7 +13,7 @@ from modeq.numeric.comparing import CurvatureAlong, Run, law_entry, optimizer_ru
 from modeq.numeric.comparison_result import Comparison
 from modeq.numeric.entries import DERIVE, PHASE_SPACE, TITLES, Entry, FormName, step_errors
 from modeq.numeric.fields import FieldName, require_field_name
-from modeq.numeric.protocol import Problem, positive, whole
+from modeq.numeric.protocol import Problem, positive, start_on, whole
 from modeq.numeric.trajectory import Trajectory
 from modeq.symbolic.rooted_trees import checked_order
 
@@ -106,7 +106,7 @@ def compare(
         batches = problem.checked_batches(batches)
     run = Run(
         problem,
-        problem.start(start),
+        start_on(problem, start),
         positive(h, "h"),
         whole(steps, "steps", least=1),
         whole(every, "every", least=1),

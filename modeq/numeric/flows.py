@@ -23,7 +23,7 @@ from modeq.numeric.flow_settings import (
 from modeq.numeric.flow_systems import first_order_system
 from modeq.numeric.integration import integrate
 from modeq.numeric.minibatch_flow import minibatch_flow
-from modeq.numeric.protocol import Problem, Vector, positive, time_grid, whole
+from modeq.numeric.protocol import Problem, Vector, positive, start_on, time_grid, whole
 from modeq.numeric.scheduled_flow import scheduled_system
 from modeq.numeric.trajectory import Status, Trajectory
 from modeq.symbolic.expected_equation import ExpectedEquation
@@ -138,7 +138,7 @@ def flow(
     (form if isinstance(form, ExpectedEquation) else form.method).require_numbers()
     h, time = positive(h, "h"), positive(time, "time")
     require_options(form, field, initial_layer, buffers, batches, jumps)
-    theta = problem.start(start)
+    theta = start_on(problem, start)
     # Below the rounding of the problem's own numbers an integrator would resolve noise.
     rtol = max(positive(rtol, "rtol"), 20 * problem.epsilon)
     atol = max(positive(atol, "atol"), 2 * problem.epsilon)

@@ -8,7 +8,7 @@ import numpy as np
 from modeq.errors import InvalidProblem, UnsupportedOptimizer
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.method_steps import MethodSteps, NotFinite, TorchSteps, as_numbers
-from modeq.numeric.protocol import Problem, Vector, positive, whole
+from modeq.numeric.protocol import Problem, Vector, positive, start_on, whole
 from modeq.numeric.torch_problem import TorchProblem
 from modeq.numeric.trajectory import Status, Trajectory
 
@@ -85,7 +85,7 @@ def iterate(
             f"steps is {steps}: {method} counts {method.steps} steps in one application, give a multiple of that and a "
             "learning rate that is constant within each"
         )
-    theta = problem.start(start)
+    theta = start_on(problem, start)
     every = whole(every, "every", least=1)
     batches = problem.checked_batches(batches)
     run = _iterate_torch if isinstance(problem, TorchProblem) and method.sgd is not None else _iterate_method

@@ -17,7 +17,7 @@ from modeq.numeric.curvature import curvature_seen, require_series_limit
 from modeq.numeric.fields import FieldName
 from modeq.numeric.flows import Layer, flow, has_series_limit
 from modeq.numeric.iteration import iterate
-from modeq.numeric.protocol import Problem, positive, whole
+from modeq.numeric.protocol import Problem, positive, start_on, whole
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.initial_layer import initial_layer as initial_layer_of
 from modeq.symbolic.phase_space import phase_space_form
@@ -135,7 +135,7 @@ def observed_order(
         raise InvalidProblem(f"form is {form!r}: it must be one of {list(DERIVE)}")
     time, order, halvings = positive(time, "time"), checked_order(order), whole(halvings, "halvings", least=1)
     require_method(method)
-    theta = problem.start(start)
+    theta = start_on(problem, start)
     single = method.colour_count - len(method.decay) == 1
     if single and problem.parts > 1 and not is_game(problem):
         raise InvalidProblem(

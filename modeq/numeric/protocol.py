@@ -98,6 +98,39 @@ def whole(value: Any, argument: str, least: int) -> int:
     return int(value.__index__())
 
 
+_MEMBERS = (
+    "size",
+    "parts",
+    "epsilon",
+    "start",
+    "native",
+    "label",
+    "checked_batches",
+    "of_batch",
+    "field",
+    "derivative",
+)
+
+
+def start_on(problem: Any, start: Any = None) -> Vector:
+    """Return a start on a problem as a flat vector, after a check that it is a problem.
+
+    Examples
+    --------
+    >>> start_on(lambda theta: -theta, [1.0])
+    Traceback (most recent call last):
+    ...
+    modeq.errors.InvalidProblem: problem is <function <lambda> at ...>: give a SymbolicProblem, a NumpyProblem, ...
+    """
+    missing = [name for name in _MEMBERS if not hasattr(problem, name)]
+    if missing:
+        raise InvalidProblem(
+            f"problem is {problem!r}: give a SymbolicProblem, a NumpyProblem, a TorchProblem(module, loss, inputs, "
+            f"targets), or an object of one's own with all that these have, here without {', '.join(missing)}"
+        )
+    return problem.start(start)
+
+
 def loss_of(problem: Any) -> Callable[[Any], float] | None:
     """Return the loss θ ↦ L(θ) of a problem, None for one that has none: a vector field, or a gradient alone.
 
@@ -153,9 +186,11 @@ def flat_start(start: Any, size: int) -> Vector:
     if not numeric:
         raise InvalidProblem(f"start is {start!r}: give {size} numbers")
     if theta.size != size:
-        raise InvalidProblem(f"start has {theta.size} numbers, the problem has {size} parameters")
+        raise InvalidProblem(f"start has {theta.size} numbers, the problem has {size} parameters: give as many")
     if not np.all(np.isfinite(theta)):
-        raise InvalidProblem(f"start has entries that are not finite: {theta[~np.isfinite(theta)][:3]}")
+        raise InvalidProblem(
+            f"start has entries that are not finite, {theta[~np.isfinite(theta)][:3]}: give finite numbers"
+        )
     return theta
 
 

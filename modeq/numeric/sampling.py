@@ -9,7 +9,7 @@ from modeq.errors import InvalidProblem
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.iteration import iterate
 from modeq.numeric.paths import Array, Paths, Recorder, elementwise, generator_of, given_numbers, require_batches
-from modeq.numeric.protocol import Problem, Vector, positive, whole
+from modeq.numeric.protocol import Problem, Vector, positive, start_on, whole
 from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.numeric.torch_problem import TorchProblem
 from modeq.symbolic.stochastic import field_colour
@@ -69,7 +69,7 @@ def sample_iterates(
     h, steps, paths = positive(h, "h"), whole(steps, "steps", least=1), whole(paths, "paths", least=1)
     recorder = Recorder(h * np.arange(steps + 1), whole(every, "every", least=1), str(method))
     drawn = _choices(steps, paths, problem.parts, rng, choices)
-    theta = problem.start(start)
+    theta = start_on(problem, start)
     if isinstance(problem, WrittenOut) and method.is_explicit:
         _sample_all(method, problem, theta, h, drawn, recorder)
         return recorder.paths()

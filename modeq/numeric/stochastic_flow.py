@@ -19,7 +19,7 @@ from modeq.numeric.paths import (
     require_batches,
     stacked,
 )
-from modeq.numeric.protocol import Problem, Vector, positive, time_grid, whole
+from modeq.numeric.protocol import Problem, Vector, positive, start_on, time_grid, whole
 from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.symbolic.stochastic import StochasticEquation
 
@@ -109,7 +109,7 @@ def simulate(
     power = _layer_power(initial_layer, equation.order)
     normal = _normal_numbers((len(times) - 1) * substeps, paths, problem.parts, rng, increments)
     mean = problem if isinstance(problem, WrittenOut) else _MeanOfBatches(problem)
-    theta = problem.start(start)
+    theta = start_on(problem, start)
     if series_limit and equation.order > 1:
         _require_series_limit(equation, mean, theta, h)
     theta = theta + series_value(equation.drift.initial_layer(power), mean, theta, h)

@@ -234,36 +234,44 @@ def test_a_smooth_network_follows_two_hundred_minibatches(seed):
     assert phase < second_order / 5
 
 
-def own_growth(problem, seen, size):
-    """How far the optimizer comes from its own iterates, if its start is displaced by so much."""
+def own_growth(problem, seen, size=1e-3):
+    """By which factor the optimizer itself drives apart two starts that are so far from each other."""
     displacement = np.random.default_rng(0).standard_normal(problem.size)
     start = problem.start() + size * displacement / np.linalg.norm(displacement)
     first, second = (mq.iterate(MOMENTUM, problem, s, h=0.05, steps=len(seen), batches=seen) for s in (None, start))
-    return float(np.max(np.linalg.norm(first.y - second.y, axis=1)))
+    return float(np.max(np.linalg.norm(first.y - second.y, axis=1))) / size
 
 
-def kinked_errors(samples, seed, steps):
-    problem = mq.problems.digits_cnn(batch_norm=False, samples=samples, seed=seed)
-    seen = list(minibatches(len(problem.targets), 64, steps, seed=seed))
-    fixed = {"substeps": 2}
-    laws = ((GRADIENT_FLOW[0], {"batches": None, "substeps": 1}), (TIME, fixed), (LEADING, fixed))
-    return [*training_errors(problem, seen, *laws), own_growth(problem, seen, 1e-3), own_growth(problem, seen, 1e-6)]
+def convolutional(activation, samples, seed, steps):
+    problem = mq.problems.digits_cnn(batch_norm=False, activation=activation, samples=samples, seed=seed)
+    return problem, list(minibatches(len(problem.targets), 64, steps, seed=seed))
+
+
+# The gradient flow is smooth on the scale of a step; the laws of minibatches jump at each.
+KINKED_LAWS = (
+    (GRADIENT_FLOW[0], {"batches": None, "substeps": 1}),
+    (TIME, {"substeps": 2}),
+    (LEADING, {"substeps": 2}),
+)
 
 
 def test_a_network_with_kinks_follows_its_minibatches():
-    mean, second_order, phase, *_ = kinked_errors(256, 0, 40)
+    mean, second_order, phase = training_errors(*convolutional("relu", 256, 0, 40), *KINKED_LAWS)
     assert phase < mean / 20
     assert phase < second_order / 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_what_remains_on_a_network_with_kinks_is_the_growth_of_any_perturbation(seed):
-    mean, second_order, phase, growth, tiny = kinked_errors(None, seed, 200)
+def test_a_network_with_kinks_follows_two_hundred_minibatches(seed):
+    """What remains is due to the kinks: the optimizer itself drives nearby starts apart, without them it does not."""
+    problem, seen = convolutional("relu", None, seed, 200)
+    mean, second_order, phase = training_errors(problem, seen, *KINKED_LAWS)
+    growth, smooth = own_growth(problem, seen), own_growth(*convolutional("tanh", None, seed, 200))
     print(
-        f"seed {seed}: gradient flow {mean:.3g}, B {second_order:.3g}, K = 0 {phase:.3g}, "
-        f"a start displaced by 1e-3 {growth:.3g}, by 1e-6 {tiny:.3g}"
+        f"seed {seed}: gradient flow {mean:.3g}, B {second_order:.3g}, K = 0 {phase:.3g}, growth {growth:.3g}, "
+        f"with tanh {smooth:.3g}"
     )
     assert phase < mean / 5
-    assert phase < 3 * growth
-    assert tiny > 1e4 * 1e-6  # a smooth network of this shape amplifies 5 times
+    assert growth > 30
+    assert smooth < 10
