@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from modeq.errors import InvalidProblem
 from modeq.numeric.numpy_problem import NumpyProblem
 from modeq.numeric.protocol import Vector
 
@@ -21,6 +22,12 @@ class QuadraticProblem(NumpyProblem):
         The vectors b_k; a single one that is 0 by default. L itself is the mean of the minibatches.
     default_start : d numbers, optional
 
+    Raises
+    ------
+    InvalidProblem
+        If H is no symmetric matrix (to 1e-12 of its largest entry), if the noise has another shape, or if numbers
+        are not finite.
+
     Examples
     --------
     >>> import numpy as np
@@ -30,8 +37,13 @@ class QuadraticProblem(NumpyProblem):
     """
 
     def __init__(self, hessian: Any, noise: Any = None, default_start: Any = None) -> None:
-        self.hessian = np.array(hessian, dtype=np.float64)
-        linear = np.zeros((1, len(self.hessian))) if noise is None else np.array(noise, dtype=np.float64)
+        self.hessian = _symmetric(hessian)
+        size = len(self.hessian)
+        linear = np.zeros((1, size)) if noise is None else _matrix(noise, "noise", f"(minibatches, {size})")
+        if linear.shape[0] == 0 or linear.shape[1] != size:
+            raise InvalidProblem(
+                f"noise has the shape {linear.shape}: give (minibatches, {size}), one row for each minibatch"
+            )
         self._linear = linear
         batches = [_Batch(self.hessian, b) for b in linear]
         super().__init__(
@@ -40,6 +52,11 @@ class QuadraticProblem(NumpyProblem):
             loss=[batch.loss for batch in batches],
             default_start=default_start,
         )
+
+    @property
+    def is_quadratic(self) -> bool:
+        """True: the field, and each of its parts, is affine."""
+        return True
 
     def field(self, theta: Vector, part: int | None = None) -> Vector:
         """−Hθ − b, b the mean over the minibatches or that of one."""
@@ -60,6 +77,40 @@ class QuadraticProblem(NumpyProblem):
     def __repr__(self) -> str:
         batches = "" if self.parts == 1 else f", {self.parts} minibatches"
         return f"QuadraticProblem({self.size} parameters{batches})"
+
+
+def _matrix(given: Any, argument: str, shape: str) -> Vector:
+    """Finite real numbers as a matrix, or `InvalidProblem` that names the argument."""
+    given = given.detach().cpu() if hasattr(given, "detach") else given
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind == "O":  # sympy's numbers
+            array = np.array(array.tolist(), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{argument} is {given!r}: give real numbers of the shape {shape}") from error
+    if array.dtype.kind not in "iuf":
+        raise InvalidProblem(f"{argument} has the dtype {array.dtype}: give real numbers of the shape {shape}")
+    if array.ndim != 2:
+        raise InvalidProblem(f"{argument} has the shape {array.shape}: give {shape}")
+    if not np.all(np.isfinite(array)):
+        wrong = array[~np.isfinite(array)]
+        raise InvalidProblem(f"{argument} has entries that are not finite, {wrong[:3]}: give finite numbers")
+    return np.array(array, dtype=np.float64)
+
+
+def _symmetric(hessian: Any) -> Vector:
+    """H with its rounding evened out, or `InvalidProblem`."""
+    matrix = _matrix(hessian, "hessian", "(d, d)")
+    if matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise InvalidProblem(f"hessian has the shape {matrix.shape}: give (d, d), d from 1")
+    skew = abs(matrix - matrix.T)
+    if np.max(skew) > 1e-12 * np.max(abs(matrix)):
+        i, j = np.unravel_index(int(np.argmax(skew)), skew.shape)
+        raise InvalidProblem(
+            f"hessian is not symmetric: its entries ({i}, {j}) and ({j}, {i}) are {matrix[i, j]:g} and "
+            f"{matrix[j, i]:g}; give (H + H.T) / 2, or a VectorField for a field that is no gradient"
+        )
+    return np.asarray((matrix + matrix.T) / 2)
 
 
 class _Batch:

@@ -77,7 +77,11 @@ def test_observed_order(problem, bad):
     refused(mq.observed_order, options.pop("method"), problem, **options)
 
 
-@pytest.mark.parametrize("other", [None, 3, "rosenbrock", lambda theta: theta, torch.nn.Linear(1, 1)], ids=repr)
+@pytest.mark.parametrize(
+    "other",
+    [None, 3, "rosenbrock", lambda theta: theta, torch.nn.Linear(1, 1)],
+    ids=["None", "number", "name", "function", "module"],
+)
 def test_what_is_no_problem(other):
     equation, method = mq.modified_equation(mq.GradientDescent(), 1), mq.GradientDescent()
     refused(mq.flow, equation, other, [1.0], h=0.1, time=1.0)
