@@ -31,6 +31,11 @@ def _parser() -> _Parser:
     return parser
 
 
+def _add_optimizer(parser: argparse.ArgumentParser, lr: float) -> None:
+    parser.add_argument("--lr", type=float, default=lr, help=f"learning rate h (default {lr})")
+    parser.add_argument("--momentum", type=float, default=0.9, help="momentum β in [0, 1) (default 0.9)")
+
+
 def _add_study(commands: Any) -> None:
     study = commands.add_parser(
         "study",
@@ -40,8 +45,7 @@ def _add_study(commands: Any) -> None:
         epilog="example: modeq study --momentum 0.9 --lr 0.05 --weight-decay 5e-4 --out my-study",
     )
     study.add_argument("--network", default="cnn", help="cnn (ReLU, batch norm) or mlp (ReLU); default cnn")
-    study.add_argument("--lr", type=float, default=0.05, help="learning rate h (default 0.05)")
-    study.add_argument("--momentum", type=float, default=0.9, help="momentum β in [0, 1) (default 0.9)")
+    _add_optimizer(study, lr=0.05)
     study.add_argument("--dampening", type=float, default=0.0, help="dampening α in [0, 1) (default 0)")
     study.add_argument("--nesterov", action="store_true", help="Nesterov momentum")
     study.add_argument("--weight-decay", type=float, default=5e-4, help="weight decay λ (default 5e-4)")
@@ -63,8 +67,7 @@ def _add_compare(commands: Any) -> None:
     )
     compare.add_argument("--problem", required=True, help="its name; an unknown one prints those there are")
     compare.add_argument("--methods", nargs="+", default=["heavy-ball"], help=f"{', '.join(METHODS)} (heavy-ball)")
-    compare.add_argument("--momentum", type=float, default=0.9, help="momentum β in [0, 1) (default 0.9)")
-    compare.add_argument("--lr", type=float, default=0.01, help="learning rate h (default 0.01)")
+    _add_optimizer(compare, lr=0.01)
     compare.add_argument("--steps", type=int, default=50, help="steps of the optimizer (default 50)")
     compare.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3], help="truncation orders (default 1 2 3)")
     compare.add_argument(
