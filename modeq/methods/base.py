@@ -288,8 +288,9 @@ class GeneralLinearMethod:
     @cached_property
     def parasitic_polynomial(self) -> sp.Poly:
         """det(zI − A)/(z − 1): its roots are the parasitic eigenvalues."""
-        polynomial = sp.Poly(self.A.charpoly(z).as_expr(), z)
-        return sp.Poly(sp.cancel(polynomial.as_expr() / (z - 1)), z)
+        matrix = DomainMatrix.from_Matrix(self.A).to_field()
+        polynomial = sp.Poly.from_list(matrix.charpoly(), z, domain=matrix.domain)
+        return sp.Poly(polynomial.exquo(sp.Poly(z - 1, z, domain=matrix.domain)).as_expr(), z)
 
     @cached_property
     def parasitic_radius(self) -> float:

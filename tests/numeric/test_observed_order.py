@@ -42,7 +42,7 @@ def test_every_problem(name, order):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name):
-    assert_order(METHODS["heavy ball"], NETWORKS[name](), order=3, time=2.0)
+    assert_order(METHODS["heavy ball"], NETWORKS[name](), order=3, time=2.0, halvings=2)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -54,11 +54,11 @@ def test_vector_field_from_gradients_alone(name, order, two_variables):
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
 def test_vector_field_on_a_network(name, order, network):
-    assert_order(METHODS[name], network, order=order, time=1.5, field="gradients")
+    assert_order(METHODS[name], network, order=order, time=1.5, field="gradients", halvings=2)
 
 
 def test_vector_field_on_a_network_by_automatic_differentiation(network):
-    assert_order(METHODS["heavy ball"], network, order=2, time=1.5, field="autodiff")
+    assert_order(METHODS["heavy ball"], network, order=2, time=1.5, field="autodiff", halvings=2)
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -72,7 +72,7 @@ def test_a_layer_one_order_short_costs_one_order(name, order, two_variables):
 
 @pytest.mark.parametrize("name", ["heavy ball", "Nesterov"])
 def test_a_layer_one_order_short_costs_one_order_on_a_network(name, network):
-    assert_order(METHODS[name], network, order=3, time=1.5, initial_layer=1, expected=2)
+    assert_order(METHODS[name], network, order=3, time=1.5, initial_layer=1, expected=2, halvings=2)
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,18 @@ def test_a_layer_one_order_short_costs_one_order_on_a_network(name, network):
 )
 def test_time_derivative_form(name, orders, two_variables):
     for order in orders:
-        assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="time")
+        assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="time", halvings=3)
 
 
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
 def test_from_rest_the_second_order_form_is_of_first_order(name, two_variables):
-    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=2, time=0.6, form="rest", expected=1)
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=2, time=0.6, form="rest", expected=1, halvings=3)
 
 
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball, dampening", "Nesterov"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_phase_space_form(name, order, two_variables):
-    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="phase")
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="phase", halvings=3)
 
 
 def test_expected_order_reads_the_coefficients():
@@ -143,7 +143,7 @@ def test_slopes_below_the_noise_are_nan():
 @pytest.mark.parametrize("name, order", [("gradient descent", 2), ("heavy ball", 1), ("Nesterov", 2)])
 def test_state_space_form(name, order, two_variables):
     """From the first step on, without a layer."""
-    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.3, form="state")
+    assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.3, form="state", halvings=3)
 
 
 def test_halvings_end_above_the_noise(two_variables):

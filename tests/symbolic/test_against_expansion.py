@@ -98,7 +98,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Those of which every tree is compared to a higher order below, and that are like others here but for their rule.
+ALIKE = ("classical Nesterov", "quasi-hyperbolic", "PID", "optimistic gradient", "Nesterov, coupled decay")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in CASES]
+)
 def test_the_modified_field_solves_the_iteration(name):
     method, rule, hyperparameters = CASES[name]
     e = naive.Expansion([x.name for x in X], ORDER)

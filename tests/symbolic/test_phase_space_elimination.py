@@ -69,7 +69,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "heavy ball, 4" else ()) for name in FORMS]
+)
 def test_on_a_loss_it_is_the_right_hand_side_of_the_flow(name):
     form, step = FORMS[name], 0.05
     field = form.on(LOSS, [x, y], h=sp.Rational(1, 20))

@@ -12,7 +12,7 @@ from modeq.symmetry.known import digits_cnn_charges, digits_mlp_charges
 from modeq.symmetry.tracking import track
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
-STEPS = 500
+STEPS = 300
 
 
 def train(network, charges, dtype):

@@ -10,16 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def benchmarks(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "validation.benchmarks", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture
 def running(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
@@ -28,8 +18,17 @@ def running(monkeypatch):
     return running
 
 
+@pytest.fixture
+def command(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from validation.benchmarks import __main__
+
+    return __main__
+
+
 def test_a_dry_run_of_every_case(tmp_path):
-    done = benchmarks("--quick", "--out", str(tmp_path))
+    command = [sys.executable, "-m", "validation.benchmarks", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     mine = {r["case"]: r for r in content["results"] if r["package"] == "modeq"}
@@ -95,7 +94,8 @@ def test_a_package_stops_at_its_first_order_without_a_figure(running):
         (["--interpreter", "nothing=python"], "give PACKAGE=PYTHON with one of modeq"),
     ],
 )
-def test_refused_arguments(arguments, message):
-    done = benchmarks(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_refused_arguments(arguments, message, command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
