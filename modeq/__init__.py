@@ -78,7 +78,9 @@ _PUBLIC = {
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
+    "symmetry.finding": ("Charges", "find_charges"),
     "symmetry.tracking": ("Tracker", "track"),
+    "symmetry.verification": ("Verification", "verify"),
     "studies": ("Study", "study"),
 }
 _MODULES = {"plots": "plots", "problems": "numeric.problems", "testing": "testing"}
@@ -170,6 +172,10 @@ if TYPE_CHECKING:
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation
     from modeq.symmetry.continuous import damping_regime as damping_regime
+    from modeq.symmetry.finding import Charges as Charges
+    from modeq.symmetry.finding import find_charges as find_charges
     from modeq.symmetry.laws import SGDStep as SGDStep
     from modeq.symmetry.tracking import Tracker as Tracker
     from modeq.symmetry.tracking import track as track
+    from modeq.symmetry.verification import Verification as Verification
+    from modeq.symmetry.verification import verify as verify

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modeq import __version__
-from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem, InvalidSetting, ModeqError
+from modeq.errors import InvalidCharge, InvalidMethod, InvalidOrder, InvalidProblem, InvalidSetting, ModeqError
 
 DONE, FAILED, USAGE = 0, 1, 2
 METHODS = ("gd", "heavy-ball", "nesterov")
@@ -28,6 +28,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_study(commands)
     _add_compare(commands)
+    _add_symmetries(commands)
     return parser
 
 
@@ -97,6 +98,26 @@ def _add_compare(commands: Any) -> None:
     compare.set_defaults(run=_compare)
 
 
+def _add_symmetries(commands: Any) -> None:
+    symmetries = commands.add_parser(
+        "symmetries",
+        help="find and verify the symmetries of a network of your own",
+        description="Build a network with a function of a Python file, whose code is run; print its translations, "
+        "scales and rescales with the reason for each, and verify them in float64 on random data.",
+        epilog="example: modeq symmetries my_network.py:build_model --input 8,3,64,64 --loss cross_entropy",
+    )
+    symmetries.add_argument(
+        "builder", metavar="FILE:FUNCTION", help="a function without arguments that returns a module"
+    )
+    symmetries.add_argument("--input", required=True, help="the shape of a batch, as 8,3,64,64")
+    symmetries.add_argument("--tokens", type=int, metavar="N", help="the input is token numbers below N")
+    symmetries.add_argument("--loss", help="cross_entropy or mse; by default symmetries of the output itself")
+    symmetries.add_argument("--evaluation", action="store_true", help="in evaluation mode, not in training mode")
+    symmetries.add_argument("--seed", type=int, default=0, help="of the network and the data (default 0)")
+    symmetries.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    symmetries.set_defaults(run=_symmetries)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 if done, 1 if the run failed, 2 if it was called wrongly.
 
@@ -111,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usage: tuple[type[ModeqError], ...] = (InvalidSetting, InvalidMethod)
     if command == "compare":
         usage += (InvalidProblem, InvalidOrder)
+    if command == "symmetries":
+        usage += (InvalidCharge,)
     try:
         # The heavy imports come after the arguments are known to be well formed.
         import torch
@@ -123,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModeqError as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
-        kept = options["out"] if command == "study" else options["checkpoint"] or "lost: give --checkpoint to keep it"
-        print(f"modeq: interrupted; what was found until then is in {kept}", file=sys.stderr)
+        kept = options.get("out") if command == "study" else options.get("checkpoint")
+        where = f"in {kept}" if kept else "lost"
+        print(f"modeq: interrupted; what was found until then is {where}", file=sys.stderr)
         return FAILED
 
 
@@ -174,6 +198,91 @@ def _compare(options: dict[str, Any]) -> int:
             print(f"{method}: {sentence}", file=sys.stderr)
     print(f"\nwritten to {folder}: {', '.join(written)}", file=sys.stderr)
     return FAILED if any(result.status.values()) else DONE
+
+
+def _symmetries(options: dict[str, Any]) -> int:
+    import torch
+
+    from modeq.symmetry.finding import find_charges
+    from modeq.symmetry.verification import verify
+
+    shape = _shape(options["input"])
+    torch.manual_seed(options["seed"])
+    module = _built(options["builder"]).double().train(not options["evaluation"])
+    if options["tokens"] is None:
+        inputs = torch.randn(shape, dtype=torch.float64)
+    else:
+        inputs = torch.randint(0, options["tokens"], shape)
+    loss, target = _loss_on(module, inputs, options["loss"])
+    charges = find_charges(module, inputs, loss, target=target)
+    report = verify(charges, module, loss, (inputs, target))
+    bounds = [1e-12 if found.exact else 1e-2 for found in charges.found]
+    failed = [e.charge.name for e, bound in zip(report, bounds, strict=True) if not max(e.gradient, e.action) <= bound]
+    if options["json"]:
+        measured = [{"gradient": e.gradient, "hessian": e.hessian, "action": e.action} for e in report]
+        found = charges.to_dict()
+        for charge, numbers in zip(found["charges"], measured, strict=True):
+            charge.update(numbers)
+        print(json.dumps({"settings": {"command": "symmetries", **options}, **found}, indent=2))
+    else:
+        print(charges.table())
+        if len(charges):
+            print(f"\n{report.table()}")
+    for name in failed:
+        print(f"modeq: {name} is not verified", file=sys.stderr)
+    return FAILED if failed else DONE
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InvalidSetting(f"--input is {text!r}: give sizes from 1, as 8,3,64,64")
+    return shape
+
+
+def _built(builder: str) -> Any:
+    """The network that a function of a file returns."""
+    import runpy
+
+    import torch
+
+    path, _, name = builder.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise InvalidSetting(f"{builder!r} names no file: give FILE.py:FUNCTION")
+    function = runpy.run_path(path).get(name)
+    if not callable(function):
+        raise InvalidSetting(f"{path} has no function {name!r}: give the name of one that returns the network")
+    module = function()
+    if not isinstance(module, torch.nn.Module):
+        raise InvalidSetting(f"{name} of {path} returns {type(module).__name__}: it must return a torch.nn.Module")
+    return module
+
+
+def _loss_on(module: Any, inputs: Any, name: str | None) -> tuple[Any, Any]:
+    """A loss, and random targets for it; without a name a random linear function of the output."""
+    import torch
+
+    from modeq.symmetry.traced import output_of
+
+    output = output_of(module, inputs)
+    if name == "cross_entropy":
+        classes = output.shape[-1] if output.dim() == 3 else output.shape[1] if output.dim() > 1 else 0
+        if not classes:
+            raise InvalidSetting(
+                f"the output has the shape {tuple(output.shape)}: cross_entropy needs (batch, classes)"
+            )
+        if output.dim() == 3:
+            labels = torch.randint(0, classes, output.shape[:2])
+            return lambda o, t: torch.nn.functional.cross_entropy(o.flatten(0, 1), t.flatten()), labels
+        return name, torch.randint(0, classes, (output.shape[0], *output.shape[2:]))
+    if name == "mse":
+        return name, torch.randn(output.shape, dtype=output.dtype)
+    if name is not None:
+        raise InvalidSetting(f"--loss is {name!r}: give cross_entropy or mse, or leave it out")
+    return lambda o, t: (o * t).sum() + (o * o * t).sum(), torch.randn(output.shape, dtype=output.dtype)
 
 
 def _problem(name: str, seed: int) -> Any:

@@ -66,19 +66,20 @@ def test_import_is_light():
 FUNCTIONS = {
     "Alternating", "ClassicalNesterov", "Epoch", "Extragradient", "GradientDescent", "HeavyBall",
     "ImplicitEuler", "LinearMultistep", "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic",
-    "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow", "flow",
+    "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow",
+    "find_charges", "flow", "verify",
     "iterate", "memoryless_map", "method_from", "method_from_torch", "modified_equation", "modifying_equation",
     "observed_order", "phase_space_form", "sample_iterates", "scheduled_equation",
     "scheduled_time_derivative_form", "simulate", "state_space_form", "stochastic_equation", "study", "sweep",
     "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
-    "BSeriesField", "BSeriesMap", "Comparison", "ExpectedEquation", "GeneralLinearMethod", "MemorylessMap",
+    "BSeriesField", "BSeriesMap", "Charges", "Comparison", "ExpectedEquation", "GeneralLinearMethod", "MemorylessMap",
     "ModifiedEquation", "ModifyingEquation", "NumpyProblem", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem",
     "Rescale",
     "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm", "Status",
     "StochasticEquation", "Study", "Sweep", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
-    "Trajectory", "Translation", "Tree", "VectorField",
+    "Trajectory", "Translation", "Tree", "VectorField", "Verification",
 }  # fmt: skip
 ERRORS = {
     "Diverged", "IllPosed", "InvalidCharge", "InvalidMethod", "InvalidNotation", "InvalidOrder", "InvalidProblem",

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from modeq.errors import InvalidCharge
 
-Axis = int | tuple[int, int] | None
+# An axis; an axis cut in so many contiguous pieces; an axis, or None for the flattened tensor, with the indices that
+# each generator moves; None for one generator over the whole tensor.
+Axis = int | tuple[int, int] | tuple[int | None, tuple[tuple[int, ...], ...]] | None
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Member:
 
     parameter: str
     axis: int | None
-    groups: int | None = None
+    groups: int | tuple[tuple[int, ...], ...] | None = None
     sign: int = 1
 
     def generators(self, shape: torch.Size, owner: str) -> int:
         """Return the number of generators that a tensor of this shape gives, or refuse it."""
+        if isinstance(self.groups, tuple):
+            return self._generators_of_table(shape, owner)
         if self.axis is None:
             return 1
         if not -len(shape) <= self.axis < len(shape):
@@ -45,14 +49,55 @@ class Member:
             )
         return self.groups
 
+    def _generators_of_table(self, shape: torch.Size, owner: str) -> int:
+        assert isinstance(self.groups, tuple)
+        if self.axis is not None and not -len(shape) <= self.axis < len(shape):
+            raise InvalidCharge(f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}")
+        length = shape.numel() if self.axis is None else shape[self.axis]
+        largest = max(max(indices) for indices in self.groups)
+        if largest >= length:
+            raise InvalidCharge(
+                f"{owner}: {self.parameter!r} has shape {tuple(shape)}, where index {largest} lies outside; give "
+                f"indices up to {length - 1}"
+            )
+        return len(self.groups)
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor of the parameter's shape over all but the generators, shape [generators]."""
+        if isinstance(self.groups, tuple):
+            along = (
+                tensor.flatten()
+                if self.axis is None
+                else tensor.movedim(self.axis, 0).flatten(1).sum(1)
+                if tensor.dim() > 1
+                else tensor
+            )
+            index = torch.tensor(self.groups, device=tensor.device)
+            return along[index].sum(1)
         if self.axis is None:
             return tensor.sum().reshape(1)
         moved = tensor.movedim(self.axis, 0)
         return moved.reshape(self.groups or moved.shape[0], -1).sum(1)
 
+    def spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """Return for each entry of a tensor the sum of the values, shape [generators], of those that move it."""
+        values = values.to(like)
+        if isinstance(self.groups, tuple):
+            length = like.numel() if self.axis is None else like.shape[self.axis]
+            index = torch.tensor(self.groups, device=like.device)
+            along = values.new_zeros(length).index_add_(0, index.flatten(), values.repeat_interleave(index.shape[1]))
+            if self.axis is None:
+                return along.reshape(like.shape)
+        elif self.axis is None:
+            return values.expand(like.shape)
+        else:
+            along = values if self.groups is None else values.repeat_interleave(like.shape[self.axis] // self.groups)
+        return along.reshape([-1 if d == self.axis % like.dim() else 1 for d in range(like.dim())]).expand(like.shape)
+
     def __str__(self) -> str:
+        if isinstance(self.groups, tuple):
+            first, last = min(map(min, self.groups)), max(map(max, self.groups))
+            return f"{self.parameter!r}: ({self.axis}, {len(self.groups)} × {len(self.groups[0])} in {first}…{last})"
         axis = self.axis if self.groups is None else (self.axis, self.groups)
         return f"{self.parameter!r}: {axis}"
 
@@ -69,12 +114,25 @@ def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Memb
         if not isinstance(parameter, str):
             raise InvalidCharge(f"{owner} names the parameter {parameter!r}; give a string, such as 'fc.weight'")
         index, groups = axis if isinstance(axis, tuple | list) and len(axis) == 2 else (axis, None)
-        if any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
+        if isinstance(groups, tuple | list):
+            groups = _table(owner, parameter, groups)
+        elif any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
             raise InvalidCharge(
                 f"{owner}: the axis of {parameter!r} is {axis!r}; give an integer, a pair (axis, groups), or None"
             )
         members.append(Member(parameter, index, groups, sign))
     return tuple(members)
+
+
+def _table(owner: str, parameter: str, rows: Any) -> tuple[tuple[int, ...], ...]:
+    """Indices for each generator, as many for each."""
+    table = tuple(tuple(row) if isinstance(row, tuple | list) else () for row in rows)
+    whole = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for row in table for i in row)
+    if not table or not whole or len({len(row) for row in table}) != 1 or not table[0]:
+        raise InvalidCharge(
+            f"{owner}: the indices of {parameter!r} are {rows!r}; give for each generator as many integers from 0"
+        )
+    return table
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,7 +188,7 @@ class Charge:
                     f"charge {self.name!r}: {name!r} has dtype {known[name].dtype}; charges need real "
                     "floating-point parameters"
                 )
-            tied = [other for other, seen in found.items() if seen is known[name]]
+            tied = [other for other, seen in found.items() if seen is known[name] and other != name]
             if tied:
                 raise InvalidCharge(f"charge {self.name!r}: {tied[0]!r} and {name!r} are the same tensor; name it once")
             found[name] = known[name]
@@ -140,8 +198,9 @@ class Charge:
     def count(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the number of generators for tensors of these shapes; raises `InvalidCharge`."""
         owner = f"charge {self.name!r}"
-        counts = {m.parameter: m.generators(tensors[m.parameter].shape, owner) for m in self.members}
-        if len(set(counts.values())) > 1:
+        found = [(m.parameter, m.generators(tensors[m.parameter].shape, owner)) for m in self.members]
+        counts = dict(found)
+        if len({number for _, number in found}) > 1:
             raise InvalidCharge(
                 f"{owner}: its parameters give different numbers of generators, {counts}; choose axes of one "
                 "length, or (axis, groups) where an axis was flattened"
@@ -165,6 +224,29 @@ class Charge:
     def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return ‖ξ(θ)‖ per generator, shape [generators]."""
         raise NotImplementedError
+
+    def moved(self, parameters: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
+        """Return Σ_k c_k ξ_k(θ) by parameter, for one coefficient c_k for each generator."""
+        rates = self._rates(parameters, coefficients)
+        return {name: rate * parameters[name] if self.degree == 2 else rate for name, rate in rates.items()}
+
+    def moved_slope(self, gradients: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
+        """Return (∂ξ)ᵀg for ξ = Σ_k c_k ξ_k; nothing for constant generators."""
+        return self.moved(gradients, coefficients) if self.degree == 2 else {}
+
+    def acted(self, parameters: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
+        """Return the parameters moved for the time 1 along Σ_k c_k ξ_k: θ·eᶜ, or θ + c."""
+        rates = self._rates(parameters, coefficients)
+        if self.degree == 2:
+            return {name: parameters[name] * rate.exp() for name, rate in rates.items()}
+        return {name: parameters[name] + rate for name, rate in rates.items()}
+
+    def _rates(self, like: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
+        rates: dict[str, Tensor] = {}
+        for member in self.members:
+            rate = member.sign * member.spread(coefficients, like[member.parameter])
+            rates[member.parameter] = rates[member.parameter] + rate if member.parameter in rates else rate
+        return rates
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the charge ⟨ξ(θ), θ⟩ per generator, shape [generators]."""
@@ -333,7 +415,8 @@ class Rescale(_Quadratic):
     def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
         owner = f"charge {name!r}"
         members = _members(f"{owner}, incoming,", incoming) + _members(f"{owner}, outgoing,", outgoing, sign=-1)
-        both = sorted(incoming.keys() & outgoing.keys())
+        tables = {m.parameter for m in members if isinstance(m.groups, tuple)}
+        both = sorted((incoming.keys() & outgoing.keys()) - tables)
         if both:
             raise InvalidCharge(f"{owner} has {both[0]!r} both incoming and outgoing; a parameter lies on one side")
         super().__init__(name, members)

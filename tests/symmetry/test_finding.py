@@ -1,0 +1,163 @@
+"""What is found on networks counted by hand: everything, and nothing else."""
+
+import pytest
+import torch
+from network_registry import LOOK_ALIKES, NETWORKS
+
+from modeq.errors import InvalidCharge
+from modeq.symmetry.finding import find_charges
+from modeq.symmetry.verification import verify
+
+
+def moves(charge, module):
+    """Each generator as a vector of its field over all parameters, at the parameters of the module."""
+    parameters = dict(module.named_parameters())
+    known = charge.parameters_of(module)
+    listed = {id(p): name for name, p in parameters.items()}
+    count = charge.count(known)
+    rows = []
+    for k in range(count):
+        c = torch.zeros(count, dtype=torch.float64)
+        c[k] = 1
+        field = {
+            listed[id(known[name])]: v for name, v in charge.moved({n: p.detach() for n, p in known.items()}, c).items()
+        }
+        rows.append(torch.cat([field.get(n, torch.zeros_like(p)).double().flatten() for n, p in parameters.items()]))
+    return torch.stack(rows)
+
+
+def span(charges, module):
+    size = sum(p.numel() for p in module.parameters())
+    rows = [moves(charge, module) for charge in charges]
+    return torch.cat([torch.zeros(0, size, dtype=torch.float64), *rows]).detach()
+
+
+def rank(rows):
+    if not len(rows):
+        return 0
+    unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return int(torch.linalg.matrix_rank(unit, rtol=1e-9))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_and_no_other(name):
+    network = NETWORKS[name]
+    module = network.build()
+    inputs, targets = network.batch(torch.Generator().manual_seed(0))
+    found = find_charges(module, inputs, network.loss, target=targets)
+    expected = span([e.charge for e in network.charges], module)
+    seen = span(found, module)
+    both = torch.cat([expected, seen])
+    beyond = sum(b.generators for b in network.beyond)
+    assert rank(both) == rank(seen), found.table()  # every expected one was found
+    assert rank(seen) <= rank(expected) + beyond, found.table()
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_nothing_that_only_looks_like_one(name):
+    network = NETWORKS[name]
+    module = network.build()
+    inputs, targets = network.batch(torch.Generator().manual_seed(0))
+    seen = span(find_charges(module, inputs, network.loss, target=targets), module)
+    for charge in LOOK_ALIKES[name]:
+        for false in moves(charge, module):  # their sum may be true, as in a rotated pair
+            assert rank(torch.cat([seen, false[None]])) == rank(seen) + 1
+
+
+@pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.finite])
+def test_what_is_found_is_verified(name):
+    """To rounding, or, where a norm's ε is in the way, up to that."""
+    network = NETWORKS[name]
+    module = network.build()
+    inputs, targets = network.batch(torch.Generator().manual_seed(0))
+    charges = find_charges(module, inputs, network.loss, target=targets)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+    report = verify(charges, module, network.loss, network.batch(draw))
+    for entry, found in zip(report, charges.found, strict=True):
+        if found.exact:
+            assert entry.passed(1e-12), report.table()
+        else:
+            # ε counts as much as it is large beside a variance, and one channel may be nearly dead.
+            assert entry.hessian < 0.1, report.table()
+            assert entry.action < 1e-3, report.table()
+
+
+# --- networks of full size, and what is refused -----------------------------------------------------------------------
+
+
+def test_networks_are_left_as_they_are():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(), torch.nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    inputs = torch.randn(5, 3)
+    torch.random.set_rng_state(state)
+    charges = find_charges(net, inputs, "cross_entropy")
+    verify(charges, net, "cross_entropy", (inputs, torch.zeros(5, dtype=torch.long)))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_resnet_and_gpt_have_their_charges():
+    from modeq.numeric.networks.gpt import gpt
+    from modeq.numeric.networks.resnet import resnet18
+
+    found = find_charges(resnet18(width=0.0625, classes=5), torch.randn(2, 3, 32, 32), "cross_entropy")
+    assert not found.unknown
+    assert len([c for c in found if type(c).__name__ == "Scale"]) == 20  # one for each convolution
+    assert len([c for c in found if type(c).__name__ == "Rescale"]) == 12  # 8 within blocks, 4 residual streams
+    options = {"layers": 2, "heads": 2, "dim": 8, "vocabulary": 11, "context": 5}
+    for packed in (True, False):
+        for fused in (True, False):
+            net = gpt(**options, packed=packed, fused=fused, tied=False)
+            found = find_charges(net, torch.randint(0, 11, (2, 5)), "cross_entropy")
+            assert not found.unknown
+            assert found.generators == 197
+            assert len([c for c in found if "query" in c.name or "qkv" in c.name]) >= 4
+
+
+def test_unknown_operations_make_no_claim_and_are_listed():
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc2(torch.cumprod(self.fc1(x), 1))
+
+    found = find_charges(Odd(), torch.randn(2, 3), "mse")
+    assert len(found) == 0
+    assert found.unknown == ("cumprod in cumprod",)
+    assert "no rule for cumprod in cumprod: nothing is claimed of what it sees" in found.table()
+
+
+class Fails(torch.nn.Module):
+    def forward(self, x):
+        raise KeyError("no such thing")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((3, torch.zeros(1, 3)), "module is 3: give the network"),
+        ((torch.nn.Linear(3, 2), "x"), "example_input is 'x': give a tensor"),
+        ((torch.nn.Linear(3, 2), torch.zeros(1, 4), "mse"), r"Linear fails on an input of the shapes \[\(1, 4\)\]"),
+        (
+            (torch.nn.Linear(3, 2), torch.zeros(1, 4)),
+            r"Linear cannot be traced on example_input of the shapes \[\(1, 4\)",
+        ),
+        ((Fails(), torch.zeros(1, 3)), "Fails cannot be traced .* KeyError: .no such thing"),
+        ((torch.nn.Linear(3, 2), torch.zeros(1, 3), "hinge"), "loss is 'hinge': give one of"),
+        ((torch.nn.Linear(3, 2), torch.zeros(1, 3), torch.nn.MSELoss()), "loss is a callable, and target is None"),
+        ((torch.nn.Linear(3, 2, device="meta"), torch.zeros(1, 3), "mse"), "fails on an input|cannot be traced"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(InvalidCharge, match=message):
+        find_charges(*arguments)
+    with pytest.raises(InvalidCharge, match="loss is 'hinge'"):
+        verify([], torch.nn.Linear(1, 1), "hinge", (torch.zeros(1, 1), torch.zeros(1, 1)))
+    with pytest.raises(InvalidCharge, match="batch is Tensor: give"):
+        verify([], torch.nn.Linear(1, 1), "mse", torch.zeros(1, 1))
