@@ -12,6 +12,7 @@ from modeq.errors import InvalidCharge, InvalidMethod, InvalidOrder, InvalidProb
 
 DONE, FAILED, USAGE = 0, 1, 2
 METHODS = ("gd", "heavy-ball", "nesterov")
+KINKED_SUBSTEPS = 2
 QUICK_STEPS, QUICK_ORDER, QUICK_CURVATURES, QUICK_EVALUATIONS = 10, 2, 3, 500
 
 
@@ -85,7 +86,12 @@ def _add_compare(commands: Any) -> None:
         default=20_000,
         help="after which a flow is given up as too stiff (default 20000)",
     )
-    compare.add_argument("--substeps", type=int, help="fixed steps of RK4 in each step, for losses with kinks (ReLU)")
+    compare.add_argument(
+        "--substeps",
+        type=int,
+        help=f"fixed steps of RK4 in each step, for losses with kinks (by default {KINKED_SUBSTEPS} for networks with "
+        "ReLU or max pooling, else the steps are chosen by their error)",
+    )
     compare.add_argument("--seed", type=int, default=0, help="of the problem (default 0)")
     compare.add_argument("--out", default="modeq-compare", help="folder for the results (default modeq-compare)")
     compare.add_argument("--checkpoint", help="folder to keep finished parts in, and to go on from")
@@ -185,7 +191,7 @@ def _compare(options: dict[str, Any]) -> int:
         rtol=options["rtol"],
         atol=1e-2 * options["rtol"],
         max_evaluations=evaluations,
-        substeps=options["substeps"],
+        substeps=_substeps(problem) if options["substeps"] is None else options["substeps"],
         check=False,
         checkpoint=options["checkpoint"],
     )
@@ -198,6 +204,18 @@ def _compare(options: dict[str, Any]) -> int:
             print(f"{method}: {sentence}", file=sys.stderr)
     print(f"\nwritten to {folder}: {', '.join(written)}", file=sys.stderr)
     return FAILED if any(result.status.values()) else DONE
+
+
+def _substeps(problem: Any) -> int | None:
+    """How many fixed steps a network with kinks gets, at which steps that are chosen by their error never end."""
+    from torch import nn
+
+    kinds = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+    module = getattr(problem, "module", None)
+    if module is None or not any(isinstance(layer, kinds) for layer in module.modules()):
+        return None
+    print(f"modeq: the network has kinks; flows make {KINKED_SUBSTEPS} fixed steps in each step", file=sys.stderr)
+    return KINKED_SUBSTEPS
 
 
 def _symmetries(options: dict[str, Any]) -> int:

@@ -126,3 +126,18 @@ def test_an_interruption_says_where_the_rest_is(plane, tmp_path, capsys, monkeyp
     code, _, err = run(capsys, "--out", tmp_path, "--checkpoint", tmp_path / "kept")
     assert code == 1
     assert f"interrupted; what was found until then is in {tmp_path / 'kept'}" in err
+
+
+def test_networks_with_kinks_get_fixed_steps(monkeypatch, tmp_path, capsys):
+    import torch
+
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
+    problem = mq.TorchProblem(net, torch.nn.functional.mse_loss, x, x**2)
+    monkeypatch.setattr(cli, "_problem", lambda name, seed: problem)
+    options = ["--steps", 6, "--forms", "field", "--orders", 1, "--methods", "gd", "--out", tmp_path]
+    code, _, err = run(capsys, *options)
+    assert code == 0
+    assert "the network has kinks; flows make 2 fixed steps" in err
+    assert "has kinks" not in run(capsys, *options, "--substeps", 5)[2]

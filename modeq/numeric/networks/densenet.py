@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modeq.errors import InvalidProblem
-from modeq.numeric.networks.resnet import convolution, normalisation
-from modeq.numeric.networks.vgg import he_normal, seeded, switch
+from modeq.numeric.networks.building import convolution, he_normal, normalisation, seeded, switch
 from modeq.numeric.protocol import positive, whole
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeq.errors import InvalidProblem
-from modeq.numeric.networks.vgg import probability, seeded, switch
+from modeq.numeric.networks.building import probability, seeded, switch
 from modeq.numeric.protocol import whole
 
 # Standard deviation of the initial weights (Radford et al. 2018).

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from modeq.numeric.networks.vgg import he_normal, scaled, seeded, switch
+from modeq.numeric.networks.building import convolution, he_normal, normalisation, scaled, seeded, switch
 from modeq.numeric.protocol import positive, whole
 
 # Channels of the four stages of two blocks each; all but the first halve the image.
@@ -98,28 +98,6 @@ class ResidualBlock(nn.Module):
         """Return the images after the block."""
         branch = self.relu1(self.bn1(self.conv1(images)))
         return self.relu2(self.bn2(self.conv2(branch)) + self.skip(images))
-
-
-def convolution(before: int, after: int, size: int, stride: int = 1, *, bias: bool) -> nn.Conv2d:
-    """Return a convolution of odd size that keeps the image, but for the stride.
-
-    Examples
-    --------
-    >>> convolution(3, 4, 7, 2, bias=False)
-    Conv2d(3, 4, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
-    """
-    return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=bias)
-
-
-def normalisation(channels: int, batch_norm: bool) -> nn.Module:
-    """Return a batch norm, or the identity in its place.
-
-    Examples
-    --------
-    >>> normalisation(4, False)
-    Identity()
-    """
-    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
 
 
 def _stem(channels: int, batch_norm: bool) -> nn.Sequential:
