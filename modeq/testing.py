@@ -19,11 +19,12 @@ from modeq.numeric.flows import Layer
 from modeq.numeric.orders import ObservedOrder, observed_order
 from modeq.numeric.protocol import Problem
 from modeq.symbolic.rooted_trees import checked_order
+from modeq.symmetry.oracle import diagonal_symmetries
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["assert_order", "methods", "polynomial_losses"]
+__all__ = ["assert_order", "diagonal_symmetries", "methods", "networks", "polynomial_losses"]
 
 
 def assert_order(
@@ -169,3 +170,65 @@ def polynomial_losses(variables: Sequence[sp.Symbol], degree: int = 4) -> "Searc
         st.lists(st.integers(1, 6), min_size=len(symbols), max_size=len(symbols)),
         st.lists(coefficient, min_size=len(monomials), max_size=len(monomials)),
     )
+
+
+def networks() -> "SearchStrategy[Any]":
+    """Return a strategy for small networks of vectors, in float64 and in training mode, from a grammar.
+
+    A network is a sequence of blocks, and a linear map at the end; a block is a linear map with or without a bias, then
+    perhaps a batch or layer norm with or without affine parameters, then ReLU, leaky ReLU, abs, tanh, GELU or nothing;
+    or a residual block of two linear maps, the second without a bias, around one of these. They take three features
+    and give three outputs; normalisations have an ε of 1e-30.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hypothesis import given
+    >>> @given(networks())
+    ... def three_to_three(network):
+    ...     assert network(torch.ones(6, 3, dtype=torch.float64)).shape == (6, 3)
+    >>> three_to_three()
+    """
+    from torch import nn
+
+    st = _strategies()
+
+    class Absolute(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.abs()
+
+    class Residual(nn.Module):
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x: Any) -> Any:
+            return x + self.block(x)
+
+    kinds = (nn.ReLU, nn.LeakyReLU, Absolute, nn.Tanh, nn.GELU)
+    norms = {
+        "none": lambda width, affine: [],
+        "batch": lambda width, affine: [nn.BatchNorm1d(width, eps=1e-30, affine=affine)],
+        "layer": lambda width, affine: [nn.LayerNorm(width, eps=1e-30, elementwise_affine=affine)],
+    }
+
+    @st.composite
+    def network(draw: Any) -> Any:
+        layers: list[nn.Module] = []
+        width = 3
+        for _ in range(draw(st.integers(1, 3))):
+            kind = draw(st.sampled_from(kinds))
+            if draw(st.integers(0, 3)) == 0:
+                inner = draw(st.integers(3, 5))
+                first, second = nn.Linear(width, inner, draw(st.booleans())), nn.Linear(inner, width, bias=False)
+                layers.append(Residual(nn.Sequential(first, kind(), second)))
+                continue
+            after = draw(st.integers(3, 5))
+            layers.append(nn.Linear(width, after, draw(st.booleans())))
+            layers += norms[draw(st.sampled_from(sorted(norms)))](after, draw(st.booleans()))
+            if draw(st.integers(0, 7)):
+                layers.append(kind())
+            width = after
+        return nn.Sequential(*layers, nn.Linear(width, 3, draw(st.booleans()))).double()
+
+    return network()

@@ -355,6 +355,23 @@ def _translations(traced: Traced) -> Iterator[Found]:
             if entry is not None:
                 yield entry
                 break
+        users = [user for node in nodes for user in node.users]
+        if len(users) == 1 and operation(users[0]) == "linear" and users[0].args[1] in nodes:
+            source = users[0].args[0]
+            if isinstance(source, Node) and _sums_to_zero(source):
+                reason = f"{name} reads the output of {traced.module_of(source)}, which adds up to 0"
+                yield Found(Translation(f"{name} rows", {name: 0}), shape[0], reason, True)
+
+
+def _sums_to_zero(node: Node) -> bool:
+    """Whether a value adds up to 0 along its last axis: a layer norm's without affine parameters, or x − mean x."""
+    if operation(node) == "layer_norm":
+        affine = [*node.args[2:4], node.kwargs.get("weight"), node.kwargs.get("bias")]
+        return len(node.args[1]) == 1 and all(given is None for given in affine)  # type: ignore[arg-type]
+    mean = node.args[1] if operation(node) == "sub" else None
+    if not isinstance(mean, Node) or operation(mean) != "mean" or not alike(mean.args[0], node.args[0]):
+        return False
+    return mean.args[1] in ([-1], [len(shape_of(node)) - 1])
 
 
 # The axis that counts the generators, numbers on nodes, and how many numbers; 0 where the numbers are positions.
