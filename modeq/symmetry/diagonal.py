@@ -21,24 +21,21 @@ from modeq.symmetry.traced import Traced
 _EPSILON = 1e-3  # at most so large is what keeps a norm that is written out from dividing by 0
 _SIZES = {"var", "std", "mean", "sum", "linalg_vector_norm", "norm", "sqrt", "pow", "square", "clamp_min"}
 _LARGEST_ELEMENTWISE = 4_000_000  # entries of a parameter that is used entry by entry
-_HOMOGENEOUS = {
-    "relu", "leaky_relu", "abs", "neg", "dropout", "feature_dropout", "alpha_dropout", "hardshrink", "threshold_zero",
-    "to", "_to_copy", "clamp_min_zero", "positive", "type_as", "real",
-}  # fmt: skip
+_HOMOGENEOUS = {"relu", "leaky_relu", "abs", "neg", "dropout", "feature_dropout", "to", "_to_copy", "type_as"}
 # Known to keep no scale but that of 0: they make no claim, and are not unknown.
 _BREAKING = {
     "gelu", "silu", "tanh", "sigmoid", "softmax", "_softmax", "log_softmax", "_log_softmax", "exp", "log", "elu",
     "celu", "selu", "softplus", "mish", "hardtanh", "hardswish", "hardsigmoid", "relu6", "logsigmoid", "softsign",
-    "sin", "cos", "erf", "expm1", "log1p", "clamp", "clamp_max", "logsumexp", "cross_entropy_loss",
+    "sin", "cos", "erf", "expm1", "log1p", "clamp_max", "logsumexp", "cross_entropy_loss",
     "mse_loss",
     "nll_loss", "nll_loss_nd", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "kl_div", "tanhshrink", "softshrink", "cumsum",
 }  # fmt: skip
-_REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm", "norm", "logsumexp_max", "std"}
+_REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm", "norm", "std"}
 _POOLS = {
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "lp_pool2d",
-    "upsample_nearest2d", "upsample_bilinear2d", "constant_pad_nd", "pad",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "upsample_nearest2d", "upsample_bilinear2d",
 }  # fmt: skip
 
 
@@ -458,6 +455,12 @@ class DiagonalRelations:
             self._vanish(ids)
         return ids
 
+    def _clamp(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
+        ids = self._ids(of(node.args[0]), node.args[0])
+        if tuple(node.args[1:]) not in ((0,), (0, None), (None, 0)):  # a bound at 0 alone keeps the scale
+            self._vanish(ids)
+        return ids
+
     def _var(self, node: Node, of: Callable[[Any], Any]) -> Any:
         ids = self._reduce(node, of)
         return None if ids is None else self._combined([(2, ids)])
@@ -518,6 +521,10 @@ class DiagonalRelations:
     def _reduce(self, node: Node, of: Callable[[Any], Any]) -> Any:
         ids, shape = self._ids(of(node.args[0]), node.args[0]), shape_of(node)
         assert ids is not None
+        if isinstance(node.meta.get("val"), tuple | list):  # the largest, and where they are
+            shape = tuple(node.meta["val"][0].shape)
+        elif len(node.args) > 1 and isinstance(node.args[1], Node):  # the larger of two
+            return self._add(node, of)
         source = ids.shape
         kept = len(shape) == len(source)
         dims = [d for d in range(len(source)) if source[d] != 1 and (not shape or (kept and shape[d] == 1))]
@@ -529,7 +536,20 @@ class DiagonalRelations:
                 self._vanish(ids)
                 return None
             dims = [int(d) % len(source) for d in (named if isinstance(named, list | tuple) else [named])]
-        return self._equal_along(ids, dims).reshape(shape).clone()
+        found = self._equal_along(ids, dims).reshape(shape).clone()
+        return (found, None) if isinstance(node.meta.get("val"), tuple | list) else found
+
+    def _pad(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
+        ids = self._ids(of(node.args[0]), node.args[0])
+        assert ids is not None
+        constant = operation(node) == "constant_pad_nd" or len(node.args) < 3 or node.args[2] == "constant"
+        value = node.args[-1] if constant and isinstance(node.args[-1], int | float) else 0
+        if not constant or value != 0 or len(node.args[1]) > 2 * (ids.dim() - 2):  # type: ignore[arg-type]
+            self._vanish(ids)
+            return None
+        return self._pool(node, of)
+
+    _constant_pad_nd = _pad
 
     def _pool(self, node: Node, of: Callable[[Any], Any]) -> Tensor:
         ids, shape = self._ids(of(node.args[0]), node.args[0]), shape_of(node)

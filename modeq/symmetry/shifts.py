@@ -186,6 +186,9 @@ class Shift:
 
     def _amax(self, node: Node, values: dict[Node, Any]) -> Any:
         dims = node.args[1] if len(node.args) > 1 else []
+        if isinstance(dims, Node):  # the larger of two
+            self._fail(*(values[n] for n in node.all_input_nodes if n in values))
+            return None
         ids = values[node.args[0]]  # type: ignore[index]
         sets = _sets(ids, dims if dims not in (None, []) else list(range(ids.dim())))
         same = (sets == sets[..., :1]).all(-1)

@@ -161,3 +161,36 @@ def test_what_is_refused(arguments, message):
         verify([], torch.nn.Linear(1, 1), "hinge", (torch.zeros(1, 1), torch.zeros(1, 1)))
     with pytest.raises(InvalidCharge, match="batch is Tensor: give"):
         verify([], torch.nn.Linear(1, 1), "mse", torch.zeros(1, 1))
+
+
+class Between(torch.nn.Module):
+    """Something between two linear maps of three and four features."""
+
+    def __init__(self, function, after=4):
+        super().__init__()
+        self.fc1, self.fc2, self.function = torch.nn.Linear(3, 4), torch.nn.Linear(after, 2), function
+
+    def forward(self, x):
+        return self.fc2(self.function(self.fc1(x)))
+
+
+@pytest.mark.parametrize(
+    "function, after, generators",
+    [
+        (lambda h: h.relu().max(1, keepdim=True)[0], 1, 1),
+        (lambda h: h.min(1, keepdim=True).values, 1, 1),
+        (lambda h: torch.max(h, 2 * h), 4, 4),
+        (lambda h: torch.nn.functional.pad(h.relu()[:, None], (1, 1))[:, 0], 6, 1),
+        (lambda h: torch.nn.functional.pad(h.relu()[:, None], (1, 1), value=0.5)[:, 0], 6, 0),
+        (lambda h: torch.nn.functional.hardshrink(h), 4, 0),
+        (lambda h: torch.nn.functional.alpha_dropout(h, 0.5, True), 4, 0),
+        (lambda h: torch.nn.functional.threshold(h, 0.5, 0.0), 4, 0),
+        (lambda h: h.clamp(min=0.0), 4, 4),
+        (lambda h: h.clamp(min=0.1), 4, 0),
+        (lambda h: torch.where(h > 0, h, 0.1 * h), 4, 0),  # no rule, no claim
+    ],
+)
+def test_what_is_homogeneous_between_linear_maps(function, after, generators):
+    module = Between(function, after)
+    found = find_charges(module, torch.randn(5, 3), "mse")
+    assert found.generators == generators, found.table()
