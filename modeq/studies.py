@@ -33,7 +33,7 @@ from modeq.numeric.torch_problem import TorchProblem
 from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.temporal import time_derivative_form
-from modeq.symmetry.known import digits_cnn_charges, digits_mlp_charges
+from modeq.symmetry.finding import find_charges
 from modeq.symmetry.tracking import Tracker, track
 
 NETWORKS = ("cnn", "mlp")
@@ -348,7 +348,7 @@ def _run_training(result: Study, module: torch.nn.Module, images: Any, labels: A
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
     )
-    charges = digits_cnn_charges() if settings.network == "cnn" else digits_mlp_charges()
+    charges = find_charges(module, images[: settings.batch_size], "cross_entropy")
     losses = []
     batches = minibatches(len(images), settings.batch_size, settings.steps, settings.seed)
     with track(module, optimizer, charges) as result.tracker:

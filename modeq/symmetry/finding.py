@@ -204,7 +204,8 @@ def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
                 if (module, broken) not in absorbing[k]:
                     absorbing[k].append((module, broken))
     families: dict[Any, list[int]] = defaultdict(list)
-    plain = [_netted(action, relations.shapes) for action in actions]
+    order = _first_uses(relations.traced)
+    plain = [_netted(_sorted(action, order), relations.shapes) for action in actions]
     for k, action in enumerate(plain):
         if action:
             families[_signature(action), tuple(absorbing[k])].append(k)
@@ -217,6 +218,21 @@ def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
         else:
             found.append(entry)
     return found, others
+
+
+def _first_uses(traced: Traced) -> dict[str, int]:
+    """The position in the graph at which each parameter is used first."""
+    order: dict[str, int] = {}
+    for position, node in enumerate(traced.nodes):
+        for source in node.all_input_nodes:
+            if source.name in traced.parameters:
+                order.setdefault(traced.parameters[source.name], position)
+    return order
+
+
+def _sorted(action: Action, order: dict[str, int]) -> Action:
+    """An action in the order of the graph, so that what writes a channel comes before what reads it."""
+    return {place: action[place] for place in sorted(action, key=lambda place: order[place[0]])}
 
 
 def _combine(actions: list[Action], families: dict[Any, list[int]]) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from known_charges import digits_cnn_charges, digits_mlp_charges, tanh_network_charges
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from modeq.errors import InvalidCharge
 from modeq.numeric.networks.small import digits_cnn, digits_mlp, tanh_network
 from modeq.symmetry.charges import Charge, Rescale, Scale, Translation
-from modeq.symmetry.known import digits_cnn_charges, digits_mlp_charges, tanh_network_charges
 
 F64 = torch.float64
 KNOWN = {

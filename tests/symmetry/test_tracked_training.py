@@ -4,11 +4,11 @@ import functools
 
 import pytest
 import torch
+from known_charges import digits_cnn_charges, digits_mlp_charges
 from torch.nn.functional import cross_entropy
 
 from modeq.numeric.data import digits, minibatches
 from modeq.numeric.networks.small import digits_cnn, digits_mlp
-from modeq.symmetry.known import digits_cnn_charges, digits_mlp_charges
 from modeq.symmetry.tracking import track
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
