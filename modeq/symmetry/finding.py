@@ -446,7 +446,7 @@ def _translation(
         generators = shape[axis] if isinstance(axis, int) else len(axis[1])  # type: ignore[index,arg-type]
         reasons = set().union(*shift.reasons.values())
     else:
-        passed = _passed(traced, start, list(range(1, count + 1)))
+        passed = _passed(traced, start, 1, count)
         alive = sorted(passed)
         if not alive:
             return None
@@ -459,13 +459,12 @@ def _translation(
     return Found(Translation(name, {name: axis}), generators, f"{name} {'; '.join(sorted(reasons))}", True)
 
 
-def _passed(traced: Traced, start: dict[Node, Tensor], numbers: list[int]) -> dict[int, set[str]]:
+def _passed(traced: Traced, start: dict[Node, Tensor], first: int, last: int) -> dict[int, set[str]]:
     """Which of the numbers nothing sees, and why; halves of them by themselves where they met each other."""
-    wanted = torch.tensor(numbers)
     shift = Shift(traced)
-    labels = {node: torch.where(torch.isin(ids, wanted), ids, 0) for node, ids in start.items()}
-    shift.follow(labels, len(numbers))
-    if shift.mixed and len(numbers) > 1:
-        middle = len(numbers) // 2
-        return _passed(traced, start, numbers[:middle]) | _passed(traced, start, numbers[middle:])
-    return {k: shift.reasons[k] for k in numbers if k not in shift.failed and k in shift.reasons}
+    labels = {node: torch.where((ids >= first) & (ids <= last), ids, 0) for node, ids in start.items()}
+    shift.follow(labels, last - first + 1)
+    if shift.mixed and last > first:
+        middle = (first + last) // 2
+        return _passed(traced, start, first, middle) | _passed(traced, start, middle + 1, last)
+    return {k: shift.reasons[k] for k in range(first, last + 1) if k not in shift.failed and k in shift.reasons}

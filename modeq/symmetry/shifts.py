@@ -106,9 +106,9 @@ class Shift:
 
     def _die(self, node: Node, sets: Tensor, reason: str) -> None:
         """Numbers die where all entries of a set (the last axis) carry the same."""
-        same = (sets == sets[..., :1]).all(-1, keepdim=True)
-        self._fail(torch.where(same, 0, sets))
-        for number in _numbers(torch.where(same, sets, 0)):
+        same = (sets == sets[..., :1]).all(-1)
+        self._fail(sets[~same])
+        for number in _numbers(sets[..., 0][same]):
             self._note(number, f"{reason} {self.traced.module_of(node)}")
 
     def _note(self, number: int, reason: str) -> None:
