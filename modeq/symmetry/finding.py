@@ -390,6 +390,8 @@ def _sums_to_zero(node: Node) -> bool:
     return mean.args[1] in ([-1], [len(shape_of(node)) - 1])
 
 
+# What reads a table or a weight, and would see a shift of one of its rows or columns.
+_READERS = {"linear", "embedding", "conv1d", "conv2d", "conv3d", "mm", "addmm", "matmul"}
 # The axis that counts the generators, numbers on nodes, and how many numbers; 0 where the numbers are positions.
 Candidate = tuple[Axis, dict[Node, Tensor], int]
 
@@ -427,8 +429,8 @@ def _matrix_shifts(name: str, nodes: list[Node], shape: tuple[int, ...]) -> Iter
         elif kind == "embedding":
             yield 0, {user: positions}, 0
             yield 1, {user: torch.arange(1, shape[1] + 1).expand(out).clone()}, shape[1]
-        if kind in ("linear", "embedding", "conv1d", "conv2d", "conv3d", "mm", "addmm", "matmul"):
-            return
+    if any(operation(user) in _READERS for user in users):
+        return
     for axis in range(len(shape) - 1, -1, -1):
         form = [-1 if d == axis else 1 for d in range(len(shape))]
         labels = torch.arange(1, shape[axis] + 1).reshape(form).expand(shape).clone()
