@@ -53,12 +53,15 @@ class Part:
 
 @dataclass
 class Used:
-    """Log-scales of some rows of a parameter: Σ sign·s[ids], each ids with one or all of two axes."""
+    """Log-scales of some rows of a parameter: Σ sign·s[ids].
+
+    Each ids has two axes, and varies along the one that is named, or along both for None.
+    """
 
     name: str
     start: int
     stop: int
-    terms: list[tuple[int, Ids]]
+    terms: list[tuple[int, int | None, Ids]]
 
 
 @dataclass
@@ -100,7 +103,7 @@ class DiagonalRelations:
             else:
                 values[node] = self._apply(node, values)
         for use in self.used:
-            for _, ids in use.terms:
+            for _, _, ids in use.terms:
                 self.scales.mention(ids)
         return self
 
@@ -159,7 +162,7 @@ class DiagonalRelations:
 
     def _forget(self, use: Used) -> None:
         """A parameter that is used in ways which do not fit together is left alone: no claim."""
-        for _, ids in use.terms:
+        for _, _, ids in use.terms:
             self.scales.vanish(ids)
         self.scales.vanish(self.elementwise.get(use.name, np.zeros(1, dtype=np.int64)))
 
@@ -198,8 +201,8 @@ class DiagonalRelations:
         """Rows of a weight, and its transposed, are weights of their own."""
         name, rows = operation(node), part.stop - part.start
         if len(part.shape) != 2:
-            return part if name in ("contiguous", "clone", "detach", "alias") else None
-        if name in ("contiguous", "clone", "detach", "alias"):
+            return part if name in ("contiguous", "clone", "alias") else None
+        if name in ("contiguous", "clone", "alias"):
             return part
         if name in ("t", "numpy_T", "mT") or (
             name in ("transpose", "swapaxes") and {int(d) % 2 for d in node.args[1:3]} == {0, 1}
@@ -234,7 +237,10 @@ class DiagonalRelations:
         found = self._earlier(part)
         out = self.scales.fresh(outputs)
         if found is None:
-            terms = [(1, _on_axis(out, out_axis)), (-1, _on_axis(given, 1 - out_axis))]
+            terms: list[tuple[int, int | None, Ids]] = [
+                (1, out_axis, _on_axis(out, out_axis)),
+                (-1, 1 - out_axis, _on_axis(given, 1 - out_axis)),
+            ]
             self.used.append(Used(part.name, part.start, part.stop, terms))
             return out
         if not found.terms:
@@ -242,13 +248,13 @@ class DiagonalRelations:
             self.scales.vanish(out)
             return out
         common = self.scales.fresh(1)
-        if any(ids.shape[0] > 1 and ids.shape[1] > 1 for _, ids in found.terms):
+        if any(axis is None for _, axis, _ in found.terms):
             self._forget(found)
             self.scales.vanish(given)
             self.scales.vanish(out)
             return out
-        inner = [(s, ids.ravel()) for s, ids in found.terms if ids.shape[1 - out_axis] > 1]
-        outer = [(s, ids.ravel()) for s, ids in found.terms if ids.shape[1 - out_axis] == 1]
+        inner = [(s, ids.ravel()) for s, axis, ids in found.terms if axis != out_axis]
+        outer = [(s, ids.ravel()) for s, axis, ids in found.terms if axis == out_axis]
         self.scales.relate([given, common, *(ids for _, ids in inner)], [1, -1, *(s for s, _ in inner)])
         self.scales.relate([out, common, *(ids for _, ids in outer)], [1, -1, *(-s for s, _ in outer)])
         return out
@@ -369,7 +375,9 @@ class DiagonalRelations:
             if self._earlier(part) is not None:
                 self.scales.vanish(channels)
                 self.scales.vanish(out)
-            self.used.append(Used(part.name, part.start, part.stop, [(1, out[:, None]), (-1, inner)]))
+            self.used.append(
+                Used(part.name, part.start, part.stop, [(1, 0, out[:, None]), (-1, 0 if width == 1 else None, inner)])
+            )
         self._add_bias(out, of(bias), bias)
         shape = shape_of(node)
         return torch.from_numpy(out).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape).clone()
@@ -667,7 +675,7 @@ class DiagonalRelations:
                     self._forget(use)
             return None
         columns = self.scales.fresh(part.shape[1])
-        self.used.append(Used(part.name, part.start, part.stop, [(1, one[:, None]), (1, columns[None])]))
+        self.used.append(Used(part.name, part.start, part.stop, [(1, 0, one[:, None]), (1, 1, columns[None])]))
         return torch.from_numpy(columns).expand(shape_of(node)).clone()
 
     def _scaled_dot_product_attention(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:

@@ -186,14 +186,10 @@ def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
 
     for use in relations.used:
         shape = relations.shapes[use.name]
-        for sign, ids in use.terms:
-            if ids.shape[0] > 1 and ids.shape[1] > 1 and shape[1] > 1:
-                rows = np.broadcast_to(ids.reshape(*ids.shape, *[1] * (len(shape) - 2)), shape)
-                add(use.name, None, rows, sign)
-            elif ids.shape[1] > 1 or (shape[1] == 1 and ids.shape[0] == 1 and sign < 0):
-                add(use.name, 1, ids, sign)
-            else:
-                add(use.name, 0, ids, sign, use.start)
+        for sign, axis, ids in use.terms:
+            if axis is None:
+                ids = np.broadcast_to(ids.reshape(*ids.shape, *[1] * (len(shape) - 2)), shape)
+            add(use.name, axis, ids, sign, use.start if axis == 0 else 0)
     for name, ids in relations.elementwise.items():
         shape = relations.shapes[name]
         add(name, 0 if len(shape) == 1 else None, ids, 1)
@@ -267,11 +263,10 @@ def _without_zeros(action: Action) -> Action:
 
 def _netted(action: Action, shapes: dict[str, tuple[int, ...]]) -> Action:
     """An action without zeros; where rows and columns of one parameter move, by its single entries."""
-    names = [name for name, _ in action]
+    action = _without_zeros(action)
     result: Action = {}
-    for name in dict.fromkeys(names):
-        axes = {axis: {i: e for i, e in entries.items() if e} for (n, axis), entries in action.items() if n == name}
-        axes = {axis: entries for axis, entries in axes.items() if entries}
+    for name in dict.fromkeys(name for name, _ in action):
+        axes = {axis: entries for (n, axis), entries in action.items() if n == name}
         if len(axes) > 1:
             shape = shapes[name]
             total = np.zeros(shape, dtype=np.int64)

@@ -194,3 +194,35 @@ def test_what_is_homogeneous_between_linear_maps(function, after, generators):
     module = Between(function, after)
     found = find_charges(module, torch.randn(5, 3), "mse")
     assert found.generators == generators, found.table()
+
+
+class Table(torch.nn.Module):
+    """A table with one column, read by a linear map."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.fc = torch.nn.Embedding(5, 1), torch.nn.Linear(1, 3)
+
+    def forward(self, tokens):
+        return self.fc(self.embedding(tokens).relu())
+
+
+class Products(torch.nn.Module):
+    """x W₁, ReLU, times W₂, with a single hidden neuron and weights stored as inputs × outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.tensor([[0.5], [0.7], [0.9]]))
+        self.second = torch.nn.Parameter(torch.tensor([[0.5, -0.7]]))
+
+    def forward(self, x):
+        return (x @ self.first).relu() @ self.second
+
+
+@pytest.mark.parametrize("module, inputs", [(Table(), torch.arange(5)), (Products(), torch.rand(5, 3))])
+def test_a_single_column_moves_as_a_whole(module, inputs):
+    module, inputs = module.double(), inputs if inputs.dtype == torch.long else inputs.double()
+    charges = find_charges(module, inputs, "mse")
+    target = torch.rand(module(inputs).shape, dtype=torch.float64)
+    assert charges.generators == 1
+    assert verify(charges, module, "mse", (inputs, target)).passed(), charges.table()
