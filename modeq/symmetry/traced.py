@@ -11,7 +11,41 @@ from torch.nn import functional as F
 
 from modeq.errors import InvalidCharge
 
-LOSSES = ("cross_entropy", "mse")
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return torch's cross-entropy; of tokens, (batch, tokens, classes) and labels (batch, tokens), over all of them.
+
+    Examples
+    --------
+    >>> labels = torch.tensor([[0, 1, 1]])
+    >>> round(float(cross_entropy(torch.zeros(1, 3, 2), labels)), 4)
+    0.6931
+    """
+    if output.dim() == 3 and target.shape == output.shape[:2] and not target.is_floating_point():
+        return F.cross_entropy(output.flatten(0, 1), target.flatten())
+    return F.cross_entropy(output, target)
+
+
+LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {"cross_entropy": cross_entropy, "mse": F.mse_loss}
+
+
+def loss_function(loss: Any) -> Callable[[Any, Any], Tensor]:
+    """Return a loss, given by its name or as a callable on (output, target).
+
+    Raises
+    ------
+    InvalidCharge
+
+    Examples
+    --------
+    >>> loss_function("mse") is F.mse_loss
+    True
+    """
+    if callable(loss):
+        return loss  # type: ignore[no-any-return]
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise InvalidCharge(f"loss is {loss!r}: give one of {list(LOSSES)}, or a callable on (output, target)")
+    return LOSSES[loss]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,22 +171,17 @@ def _loss(module: nn.Module, inputs: tuple[Tensor, ...], loss: Any, target: Any)
     """The loss as a callable on (output, target), and a target of the right shape."""
     if loss is None:
         return None, torch.zeros(())
-    if callable(loss):
-        if target is None:
-            raise InvalidCharge("loss is a callable, and target is None: give a target that it takes")
-        return loss, target
-    if loss not in LOSSES:
-        raise InvalidCharge(f"loss is {loss!r}: give one of {list(LOSSES)}, a callable, or None for the output itself")
+    function = loss_function(loss)
     if target is not None:
-        return getattr(F, "cross_entropy" if loss == "cross_entropy" else "mse_loss"), target
+        return function, target
+    if callable(loss):
+        raise InvalidCharge("loss is a callable, and target is None: give a target that it takes")
     output = output_of(module, *inputs)
     if loss == "mse":
-        return F.mse_loss, torch.zeros_like(output)
+        return function, torch.zeros_like(output)
     if output.dim() < 2:
         raise InvalidCharge(f"the output has the shape {tuple(output.shape)}: cross-entropy needs (batch, classes)")
     if output.dim() == 3:  # tokens: (batch, tokens, classes)
-        classes = output.shape[-1]
-        target = torch.zeros(output.shape[:-1], dtype=torch.long, device=output.device)
-        return lambda logits, labels: F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1)), target
+        return function, torch.zeros(output.shape[:-1], dtype=torch.long, device=output.device)
     shape = (output.shape[0], *output.shape[2:])
-    return F.cross_entropy, torch.zeros(shape, dtype=torch.long, device=output.device)
+    return function, torch.zeros(shape, dtype=torch.long, device=output.device)

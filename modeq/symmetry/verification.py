@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from modeq.errors import InvalidCharge
 from modeq.numeric.primitives import Elementary
 from modeq.symmetry.charges import Charge
+from modeq.symmetry.traced import loss_function
 
 Parameters = dict[str, Tensor]
 _ROUNDING = 1e-6  # of a gradient that is smaller than the whole by this nothing but rounding may be left
@@ -140,13 +140,11 @@ def verify(
     """
     if not isinstance(batch, tuple) or len(batch) != 2:
         raise InvalidCharge(f"batch is {type(batch).__name__}: give (input, target)")
-    known = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
-    if not callable(loss) and loss not in known:
-        raise InvalidCharge(f"loss is {loss!r}: give one of {list(known)}, or a callable on (output, target)")
+    function = loss_function(loss)
     chosen = list(charges)
     for charge in chosen:
         charge.parameters_of(module)
-    run = _Run(module, loss if callable(loss) else known[loss], *batch)
+    run = _Run(module, function, *batch)
     parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
     aliases = _aliases(module)
     value, gradients = run.gradient(parameters)

@@ -226,3 +226,17 @@ def test_a_single_column_moves_as_a_whole(module, inputs):
     target = torch.rand(module(inputs).shape, dtype=torch.float64)
     assert charges.generators == 1
     assert verify(charges, module, "mse", (inputs, target)).passed(), charges.table()
+
+
+def test_tokens_are_verified_with_the_loss_by_name():
+    from modeq.numeric.networks.gpt import gpt
+
+    net = gpt(layers=1, heads=2, dim=8, vocabulary=11, context=5, tied=False, dtype=torch.float64)
+    tokens, labels = torch.randint(0, 11, (3, 5)), torch.randint(0, 11, (3, 5))
+    charges = find_charges(net, tokens, "cross_entropy", target=labels)
+    report = verify(charges, net, "cross_entropy", (tokens, labels))
+    assert charges.generators == find_charges(net, tokens, "cross_entropy").generators == 115
+    assert all(entry.passed(1e-12) for entry, found in zip(report, charges.found, strict=True) if found.exact)
+    for loss in (["mse"], 3, "hinge"):
+        with pytest.raises(InvalidCharge, match="loss is .*: give one of"):
+            verify(charges, net, loss, (tokens, labels))
