@@ -78,7 +78,9 @@ _PUBLIC = {
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
-    "symmetry.finding": ("Charges", "find_charges"),
+    "symmetry.finding": ("find_charges",),
+    "symmetry.found": ("Charges",),
+    "symmetry.noise": ("GradientNoise", "gradient_noise"),
     "symmetry.tracking": ("Tracker", "track"),
     "symmetry.verification": ("Verification", "verify"),
     "studies": ("Study", "study"),
@@ -172,9 +174,11 @@ if TYPE_CHECKING:
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation
     from modeq.symmetry.continuous import damping_regime as damping_regime
-    from modeq.symmetry.finding import Charges as Charges
     from modeq.symmetry.finding import find_charges as find_charges
+    from modeq.symmetry.found import Charges as Charges
     from modeq.symmetry.laws import SGDStep as SGDStep
+    from modeq.symmetry.noise import GradientNoise as GradientNoise
+    from modeq.symmetry.noise import gradient_noise as gradient_noise
     from modeq.symmetry.tracking import Tracker as Tracker
     from modeq.symmetry.tracking import track as track
     from modeq.symmetry.verification import Verification as Verification

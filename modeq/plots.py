@@ -3,7 +3,9 @@
 They import nothing of modeq, so that any layer may call them; none shows a figure or changes a setting.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -344,3 +346,289 @@ def plot_residuals(time: Any, residuals: Mapping[str, Any], ax: Any = None, **kw
     ax.set_xlabel("time h·n")
     ax.set_ylabel("largest relative residual")
     return artists
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+FAMILY_COLOURS = {"scale": "#c1441a", "rescale": "#1f6fb2", "translation": "#3d8b3d"}
+# Lengths in units of the font's size.
+_ROW, _LANE, _COLUMN, _GAP, _CHARGE_SIZE = 2.6, 1.5, 1.4, 1.2, 0.85
+_DASHES = (0, (2.5, 1.2))
+_LARGEST_FONT, _SMALLEST_FONT = 9.0, 6.0  # of the axes that are made
+
+
+def plot_network(
+    labels: Sequence[str],
+    edges: Iterable[Sequence[int]],
+    marks: Sequence[Mapping[str, Any]] = (),
+    ax: Any = None,
+    owners: Collection[int] = (),
+    repeats: Iterable[tuple[int, int, str]] = (),
+    **kwargs: Any,
+) -> list[Any]:
+    """Draw a network from top to bottom, a row for each operation, with its charges at the right.
+
+    The longest path is one line; parallel branches and skips run at its left. A charge is a marker at each operation
+    whose parameters it moves, joined by a line, which is dashed where it is approximate. Of a rescale the incoming
+    markers are filled, the outgoing ones hollow, and half filled where an operation is both; so are the two sides of
+    a translation.
+
+    Parameters
+    ----------
+    labels : of the operations, in an order in which each comes after what it reads
+    edges : pairs of positions
+    marks : mappings of family ("scale", "rescale" or "translation"), label, exact, and signs
+        The signs map the position of an operation to a collection of 1, −1 or both.
+    ax : matplotlib axes, optional
+        By default new ones, as large as the network asks for. The text shrinks to fit into given ones.
+    owners : positions of the operations with parameters, which are drawn darker
+    repeats : (first, last, text), several
+        A bracket at the left of some rows.
+    **kwargs : for the lines of the network, as those of ``PathPatch``
+
+    Returns
+    -------
+    list of artists: edges, a dot and a text for each operation, guides, brackets, charges, the legend
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> hidden = {"family": "rescale", "label": "fc1-fc2 × 4", "signs": {1: [1], 3: [-1]}, "exact": True}
+    >>> artists = plot_network(["input", "fc1", "relu", "fc2"], [(0, 1), (1, 2), (2, 3)], [hidden], owners=[1, 3])
+    >>> [artist.get_text() for artist in artists if hasattr(artist, "get_text")]
+    ['input', 'fc1', 'relu', 'fc2', 'fc1-fc2 × 4']
+    """
+    edges = sorted({(int(a), int(b)) for a, b in edges})
+    repeats = list(repeats)
+    rows = len(labels)
+    lane, routes = _lanes(rows, edges)
+    columns, heights = _columns(marks)
+    keys = [handle.get_label() for handle in _network_legend(marks, 1.0)]
+    # Lengths from left to right: lanes, labels, columns of charges, their labels.
+    lanes = max([*lane, *(route for route in routes.values() if route is not None)], default=0)
+    left = -(lanes + 1) * _LANE - (max(map(_width, (text for *_, text in repeats)), default=0) + 1.5 if repeats else 0)
+    first = _GAP + max(map(_width, labels), default=0) + _GAP
+    beside = first + (max(columns, default=-1) + 1) * _COLUMN + 0.6
+    right = beside + _CHARGE_SIZE * max((_width(mark["label"]) for mark in marks), default=0) + 1
+    right = max(right, left + sum(_width(key) + 4.4 for key in keys))
+    top = -1.0 - 0.9 * bool(keys)
+    ax, size = _network_axes(ax, right - left, rows - top)
+    ax.set(xlim=(left, left + max(right - left, _points(ax)[0] / size)), ylim=(rows - 0.2, top))
+    ax.axis("off")
+
+    artists = _draw_edges(ax, edges, lane, routes, kwargs)
+    for k, label in enumerate(labels):
+        colour = "0.15" if k in owners else "0.5"
+        face = colour if k in owners else "white"
+        style = {"color": colour, "markerfacecolor": face, "markersize": 0.6 * size, "zorder": 3}
+        artists += ax.plot(-_LANE * lane[k], k, "o", **style)
+        artists.append(ax.text(_GAP, k, label, color=colour, fontsize=size, va="center", zorder=3))
+    ends: dict[int, float] = {}
+    for mark, column in zip(marks, columns, strict=True):
+        ends.update({row: max(ends.get(row, 0.0), first + column * _COLUMN) for row in mark["signs"]})
+    for row, end in ends.items():
+        begin = _GAP + _width(labels[row]) + 0.6
+        artists += ax.plot([begin, end], [row, row], color="0.85", linewidth=0.8, zorder=0)
+    for begin, end, text in repeats:
+        x = -(lanes + 1) * _LANE
+        corners = [begin - 0.35, begin - 0.35, end + 0.35, end + 0.35]
+        artists += ax.plot([x + 0.5, x, x, x + 0.5], corners, color="0.5", linewidth=1.0)
+        style = {"color": "0.35", "fontsize": size, "ha": "right", "va": "center"}
+        artists.append(ax.text(x - 0.5, (begin + end) / 2, text, **style))
+    for mark, column, height in zip(marks, columns, heights, strict=True):
+        artists += _draw_mark(ax, mark, first + column * _COLUMN, height, beside, size)
+    if keys:
+        handles = _network_legend(marks, size)
+        place = {"loc": "upper left", "bbox_to_anchor": (left, top), "bbox_transform": ax.transData}
+        style = {"ncol": len(handles), "frameon": False, "fontsize": size, "borderpad": 0.2, "columnspacing": 1.2}
+        style |= {"handlelength": 1.6, "handletextpad": 0.6}
+        artists.append(ax.legend(handles=handles, **place, **style))
+    return artists
+
+
+def _width(text: str) -> float:
+    """The width of a text in units of the font's size."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=1), ismath=False)[0])
+
+
+def _points(ax: Any) -> tuple[float, float]:
+    """Width and height of axes in points."""
+    width, height = 72 * ax.bbox.size / ax.figure.dpi
+    return float(width), float(height)
+
+
+def _network_axes(ax: Any, width: float, rows: float) -> tuple[Any, float]:
+    """Axes, and the size of the font at which its units, so many across, and the rows have place in them."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        size = min(_LARGEST_FONT, max(_SMALLEST_FONT, _LARGEST_FONT * 45 / rows))
+        figure = plt.figure(figsize=(width * size / 72 / 0.96, rows * _ROW * size / 72 / 0.96))
+        ax = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    across, down = _points(ax)
+    return ax, min(_LARGEST_FONT, across / width, down / rows / _ROW)
+
+
+def _lanes(rows: int, edges: Sequence[tuple[int, int]]) -> tuple[list[int], dict[tuple[int, int], int | None]]:
+    """A lane for each vertex, 0 for the longest path; and for each edge its own lane, or None where it needs none."""
+    reads: dict[int, list[int]] = defaultdict(list)
+    feeds: dict[int, list[int]] = defaultdict(list)
+    for a, b in edges:
+        reads[b].append(a)
+        feeds[a].append(b)
+    lane = [-1] * rows
+    taken: list[list[tuple[int, int]]] = [[]]
+    free = set(range(rows))
+
+    def lowest(begin: int, end: int) -> int:
+        k = next((k for k in range(1, len(taken)) if all(end <= a or b <= begin for a, b in taken[k])), len(taken))
+        taken.extend([] for _ in range(k + 1 - len(taken)))
+        taken[k].append((begin, end))
+        return k
+
+    followed: set[tuple[int, int]] = set()
+    while free:
+        chain = _longest(sorted(free), reads)
+        free -= set(chain)
+        place = 0
+        if max(lane) >= 0:
+            begin = min([chain[0], *reads[chain[0]]])
+            end = max([chain[-1], *feeds[chain[-1]]])
+            place = lowest(begin, end)
+            followed |= {(a, chain[0]) for a in reads[chain[0]]} | {(chain[-1], b) for b in feeds[chain[-1]]}
+        for k in chain:
+            lane[k] = place
+        followed |= set(pairwise(chain))
+    routes: dict[tuple[int, int], int | None] = {}
+    others: dict[int, list[int]] = defaultdict(list)
+    for a, b in edges:
+        routes[a, b] = None
+        if (a, b) not in followed and b > a + 1:
+            others[a].append(b)
+    for a, ends in sorted(others.items(), key=lambda item: max(item[1]) - item[0]):
+        place = lowest(a, max(ends))
+        routes.update({(a, b): place for b in ends})
+    return lane, routes
+
+
+def _longest(vertices: Sequence[int], reads: Mapping[int, Sequence[int]]) -> list[int]:
+    """The longest path among some vertices, which are in order."""
+    length: dict[int, int] = {}
+    before: dict[int, int | None] = {}
+    for k in vertices:
+        known = [a for a in reads.get(k, ()) if a in length]
+        before[k] = max(known, key=lambda a: length[a], default=None)
+        length[k] = 1 + (0 if before[k] is None else length[before[k]])
+    path = [max(vertices, key=lambda k: length[k])]
+    while (previous := before[path[-1]]) is not None:
+        path.append(previous)
+    return path[::-1]
+
+
+def _draw_edges(
+    ax: Any,
+    edges: Sequence[tuple[int, int]],
+    lane: Sequence[int],
+    routes: Mapping[tuple[int, int], int | None],
+    kwargs: Mapping[str, Any],
+) -> list[Any]:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    artists = []
+    for a, b in edges:
+        route = routes[a, b]
+        if route is None:
+            route = max(lane[a], lane[b])
+        bend = min(0.9, (b - a) / 2)
+        x, y, z = -_LANE * lane[a], -_LANE * route, -_LANE * lane[b]
+        if x == y == z:
+            path = Path([(x, a), (x, b)])
+        elif b == a + 1 or (2 * bend >= b - a and x != y != z):
+            path = Path([(x, a), (y, a + bend), (y, b - bend), (z, b)], [Path.MOVETO] + [Path.CURVE4] * 3)
+        else:
+            points = [(x, a), (x, a + bend / 2), (y, a + bend / 2), (y, a + bend)]
+            points += [(y, b - bend), (y, b - bend / 2), (z, b - bend / 2), (z, b)]
+            codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
+            path = Path(points, codes)
+        style = {"facecolor": "none", "edgecolor": "0.6", "linewidth": 1.1, "zorder": 1, **kwargs}
+        artists.append(ax.add_patch(PathPatch(path, **style)))
+    return artists
+
+
+def _columns(marks: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """A column for each mark, in which no other meets it, and the height of its label.
+
+    Long ones stand at the left, those of one operation in the last column, beside each other's labels.
+    """
+    spans = [(min(mark["signs"]), max(mark["signs"])) for mark in marks]
+    columns, heights = [0] * len(marks), [0.0] * len(marks)
+    taken: list[list[tuple[int, int]]] = []
+    long = [k for k, (a, b) in enumerate(spans) if b > a]
+    for k in sorted(long, key=lambda k: (spans[k][0] - spans[k][1], k)):
+        a, b = spans[k]
+        place = next((c for c, others in enumerate(taken) if all(b < u or v < a for u, v in others)), len(taken))
+        taken.extend([] for _ in range(place + 1 - len(taken)))
+        taken[place].append((a, b))
+        columns[k] = place
+    single: dict[int, list[int]] = defaultdict(list)
+    for k, (a, b) in enumerate(spans):
+        if a == b:
+            single[a].append(k)
+    for row, members in single.items():
+        for j, k in enumerate(members):
+            columns[k] = len(taken)
+            heights[k] = row + 0.42 * (j - (len(members) - 1) / 2)
+    # A label of a long one has place between two rows, where its line to the label meets no marker.
+    used = [heights[k] for members in single.values() for k in members]
+    for k in sorted(long, key=lambda k: (spans[k][1] - spans[k][0], k)):
+        a, b = spans[k]
+        places = [row + part for row in range(a, b) for part in (0.5, 0.3, 0.7)]
+        apart = [min((abs(place - other) for other in used), default=1.0) for place in places]
+        good = [place for place, distance in zip(places, apart, strict=True) if distance > 0.39]
+        heights[k] = good[0] if good else places[int(np.argmax(apart))]
+        used.append(heights[k])
+    return columns, heights
+
+
+def _draw_mark(ax: Any, mark: Mapping[str, Any], x: float, height: float, beside: float, size: float) -> list[Any]:
+    colour = FAMILY_COLOURS[mark["family"]]
+    rows = sorted(mark["signs"])
+    alone = len(rows) == 1
+    dashes = "-" if mark["exact"] else _DASHES
+    artists = []
+    if not alone:
+        artists += ax.plot([x, x], [rows[0], rows[-1]], color=colour, linestyle=dashes, linewidth=1.6, zorder=2)
+    style = {"color": colour, "linestyle": dashes, "linewidth": 0.7, "alpha": 0.7}
+    artists += ax.plot([x, beside - 0.3], [height, height], zorder=1, **style)
+    for row in rows:
+        signs = set(mark["signs"][row])
+        fill = "full" if signs == {1} else "none" if signs == {-1} else "left"
+        style = {"color": colour, "fillstyle": fill, "markersize": 0.6 * size, "markerfacecoloralt": "white"}
+        style |= {"markerfacecolor": "white", "fillstyle": "full"} if fill == "none" else {}
+        artists += ax.plot(x, height if alone else row, "o", zorder=4, **style)
+    style = {"color": colour, "fontsize": _CHARGE_SIZE * size, "va": "center"}
+    artists.append(ax.text(beside, height, mark["label"], **style))
+    return artists
+
+
+def _network_legend(marks: Sequence[Mapping[str, Any]], size: float) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for family, colour in FAMILY_COLOURS.items():
+        signs = {sign for mark in marks if mark["family"] == family for row in mark["signs"].values() for sign in row}
+        style = {"color": colour, "linewidth": 1.6, "marker": "o", "markersize": 0.6 * size}
+        if signs:
+            label = "rescale, incoming" if family == "rescale" else family
+            handles.append(Line2D([], [], **style, label=label))
+        if -1 in signs:
+            label = "outgoing" if family == "rescale" else "opposite"
+            handles.append(Line2D([], [], **style, markerfacecolor="white", label=label))
+    if not all(mark["exact"] for mark in marks):
+        handles.append(Line2D([], [], color="0.3", linestyle=_DASHES, linewidth=1.6, label="up to ε"))
+    return handles

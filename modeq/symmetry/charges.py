@@ -124,6 +124,17 @@ def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Memb
     return tuple(members)
 
 
+def _both_sides(owner: str, sides: dict[str, Mapping[str, Axis]]) -> tuple[Member, ...]:
+    """Members with the sign 1, then those with −1; a parameter that lies on both sides names its entries."""
+    (one, plus), (other, minus) = sides.items()
+    members = _members(f"{owner}, {one},", plus) + _members(f"{owner}, {other},", minus, sign=-1)
+    tables = {m.parameter for m in members if isinstance(m.groups, tuple)}
+    both = sorted((plus.keys() & minus.keys()) - tables)
+    if both:
+        raise InvalidCharge(f"{owner} has {both[0]!r} both {one} and {other}; a parameter lies on one side")
+    return members
+
+
 def _table(owner: str, parameter: str, rows: Any) -> tuple[tuple[int, ...], ...]:
     """Indices for each generator, as many for each."""
     table = tuple(tuple(row) if isinstance(row, tuple | list) else () for row in rows)
@@ -260,6 +271,16 @@ class Charge:
         parts: Iterator[Tensor] = (m.reduce(term(m)) * (m.sign if signed else 1) for m in self.members)
         return torch.stack(list(parts)).sum(0)
 
+    def renamed(self, name: str) -> "Charge":
+        """Return the same charge under another name.
+
+        Examples
+        --------
+        >>> Scale("conv", {"conv.weight": 0}).renamed("first")
+        Scale('first', {'conv.weight': 0})
+        """
+        return Charge.from_dict({**self.to_dict(), "name": name})
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain types only: kind, name and the tables of axes (a pair becomes a list)."""
         tables = {
@@ -291,18 +312,21 @@ class Charge:
 
 
 class Translation(Charge):
-    r"""The loss does not change when a constant is added: ξ = 1_A, conserved S = ⟨θ, 1_A⟩.
+    r"""The loss does not change when a constant is added: ξ = 1_A − 1_B, conserved S = ⟨θ, 1_A⟩ − ⟨θ, 1_B⟩.
 
     Holds for the weights of a classifier before a softmax (one generator per input feature: the sum over
-    the classes), for its bias (one generator), for a bias before a batch norm (one per channel).
+    the classes), for its bias (one generator), for a bias before a batch norm (one per channel), all with an empty B;
+    and for two biases that are added to each other, of which one gains what the other loses.
 
     Parameters
     ----------
     name : str
         What records and messages call it.
     parameters : mapping of str to axis
-        For each parameter the axis that counts the generators, summed over all others; None for one generator
+        For each parameter of A the axis that counts the generators, summed over all others; None for one generator
         over the whole tensor; (axis, groups) for an axis cut in that many contiguous pieces.
+    opposite : mapping of str to axis, optional
+        The same for those of B, from which the constant is taken off.
 
     References
     ----------
@@ -316,24 +340,34 @@ class Translation(Charge):
     >>> _ = torch.nn.init.constant_(fc.weight, 0.5)
     >>> charge.value(charge.parameters_of(fc)).tolist()
     [1.5, 1.5]
+    >>> Translation("recurrent", {"bias_ih": 0}, {"bias_hh": 0})
+    Translation('recurrent', parameters={'bias_ih': 0}, opposite={'bias_hh': 0})
     """
 
     degree = 1
 
-    def __init__(self, name: str, parameters: Mapping[str, Axis]) -> None:
-        super().__init__(name, _members(f"charge {name!r}", parameters))
+    def __init__(self, name: str, parameters: Mapping[str, Axis], opposite: Mapping[str, Axis] | None = None) -> None:
+        owner = f"charge {name!r}"
+        if opposite is None:
+            super().__init__(name, _members(owner, parameters))
+        else:
+            super().__init__(name, _both_sides(owner, {"parameters": parameters, "opposite": opposite}))
 
     def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
-        """Return ⟨1_A, y⟩ per generator; x does not enter, as the generator is constant."""
-        return self._total(lambda m: y[m.parameter].double())
+        """Return ⟨1_A − 1_B, y⟩ per generator; x does not enter, as the generator is constant."""
+        return self._total(lambda m: y[m.parameter].double(), signed=True)
 
     def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return Σ|θ_A| per generator, shape [generators]."""
+        """Return Σ|θ| over A and B per generator, shape [generators]."""
         return self._total(lambda m: parameters[m.parameter].double().abs())
 
     def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return ‖1_A‖, the root of the number of entries, shape [generators]."""
+        """Return ‖1_A − 1_B‖, the root of the number of entries, shape [generators]."""
         return self._total(lambda m: torch.ones_like(parameters[m.parameter], dtype=torch.float64)).sqrt()
+
+    def _tables(self) -> dict[str, tuple[Member, ...]]:
+        plus, minus = (tuple(m for m in self.members if m.sign * sign > 0) for sign in (1, -1))
+        return {"parameters": plus, "opposite": minus} if minus else {"parameters": plus}
 
 
 class _Quadratic(Charge):
@@ -413,13 +447,7 @@ class Rescale(_Quadratic):
     """
 
     def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
-        owner = f"charge {name!r}"
-        members = _members(f"{owner}, incoming,", incoming) + _members(f"{owner}, outgoing,", outgoing, sign=-1)
-        tables = {m.parameter for m in members if isinstance(m.groups, tuple)}
-        both = sorted((incoming.keys() & outgoing.keys()) - tables)
-        if both:
-            raise InvalidCharge(f"{owner} has {both[0]!r} both incoming and outgoing; a parameter lies on one side")
-        super().__init__(name, members)
+        super().__init__(name, _both_sides(f"charge {name!r}", {"incoming": incoming, "outgoing": outgoing}))
 
     def _tables(self) -> dict[str, tuple[Member, ...]]:
         return {

@@ -64,6 +64,24 @@ class Used:
     terms: list[tuple[int, int | None, Ids]]
 
 
+@dataclass(eq=False)
+class Absorbed:
+    """What a normalisation absorbs.
+
+    Attributes
+    ----------
+    module : its path
+    ids : unknowns, in the shape of its variance
+    broken : whether its ε breaks the symmetry
+    call : which of the network's normalisations it is, in their order; None if it is written out
+    """
+
+    module: str
+    ids: Ids
+    broken: bool
+    call: int | None
+
+
 @dataclass
 class DiagonalRelations:
     """The unknowns of one graph; see `collect`.
@@ -72,7 +90,7 @@ class DiagonalRelations:
     ----------
     used : log-scales of weights, by rows and columns
     elementwise : parameter's name -> log-scales of its entries
-    absorbed : for each normalisation (module, unknowns that it absorbs, whether its ε breaks the symmetry)
+    absorbed : what each normalisation absorbs
     unknown : operations without a rule
     """
 
@@ -81,7 +99,7 @@ class DiagonalRelations:
     used: list[Used] = field(default_factory=list)
     elementwise: dict[str, Ids] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    absorbed: list[tuple[str, Ids, bool]] = field(default_factory=list)
+    absorbed: list[Absorbed] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def collect(self) -> "DiagonalRelations":
@@ -287,7 +305,7 @@ class DiagonalRelations:
         outputs, width = part.shape[0], part.shape[1]
         out = self._contract(self._rows(of(x), x), width, part, outputs)
         self._add_bias(out, of(bias), bias)
-        return torch.from_numpy(out).expand(shape_of(node)).clone()
+        return torch.from_numpy(out).expand(shape_of(node))
 
     def _add_bias(self, out: Ids, value: Any, node: Any) -> None:
         if not isinstance(node, Node):
@@ -327,7 +345,7 @@ class DiagonalRelations:
             width, outputs = part.shape
             swapped = replace(part, shape=part.shape[::-1], swapped=not part.swapped)
             out = self._contract(self._rows(of(a), a), width, swapped, outputs)
-            return torch.from_numpy(out).expand(shape_of(node)).clone()
+            return torch.from_numpy(out).expand(shape_of(node))
         return self._product(node, self._ids(of(a), a), self._ids(part, b), None, of)
 
     _mm = _bmm = _matmul
@@ -339,7 +357,7 @@ class DiagonalRelations:
             swapped = replace(part, shape=part.shape[::-1], swapped=not part.swapped)
             out = self._contract(self._rows(of(a), a), part.shape[0], swapped, part.shape[1])
             self._add_bias(out, of(bias), bias)
-            return torch.from_numpy(out).expand(shape_of(node)).clone()
+            return torch.from_numpy(out).expand(shape_of(node))
         return self._product(node, self._ids(of(a), a), self._ids(part, b), bias, of)
 
     def _conv(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
@@ -380,7 +398,7 @@ class DiagonalRelations:
             )
         self._add_bias(out, of(bias), bias)
         shape = shape_of(node)
-        return torch.from_numpy(out).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape).clone()
+        return torch.from_numpy(out).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
     def _conv1d(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         return self._conv(node, of)
@@ -501,7 +519,7 @@ class DiagonalRelations:
             swapped = replace(part, shape=part.shape[::-1], swapped=not part.swapped)
             found = torch.from_numpy(self._contract(rows, part.shape[0], swapped, part.shape[1]))
             form = [-1 if letter == b[1] else 1 for letter in output]
-            return found.reshape(form).expand(shape_of(node)).clone()
+            return found.reshape(form).expand(shape_of(node))
         names = "".join(dict.fromkeys(a + b))
         one, other = self._ids(of(x), x), self._ids(part, y)
         assert one is not None
@@ -519,6 +537,14 @@ class DiagonalRelations:
     def _prelu(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         self._vanish(of(node.args[1]))
         return self._ids(of(node.args[0]), node.args[0])
+
+    def _glu(self, node: Node, of: Callable[[Any], Any]) -> Tensor:
+        """The first half, times the sigmoid of the second."""
+        ids = self._ids(of(node.args[0]), node.args[0])
+        assert ids is not None
+        kept, gate = ids.chunk(2, int(node.args[1]) if len(node.args) > 1 else -1)  # type: ignore[arg-type]
+        self._vanish(gate)
+        return kept.clone()
 
     def _masked_fill(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         ids = self._ids(of(node.args[0]), node.args[0])
@@ -563,14 +589,14 @@ class DiagonalRelations:
         ids, shape = self._ids(of(node.args[0]), node.args[0]), shape_of(node)
         assert ids is not None
         first = self._equal_along(ids, range(2, ids.dim()))
-        return first.expand(*first.shape[:2], *shape[2:]).clone()
+        return first.expand(*first.shape[:2], *shape[2:])
 
     # --- normalisations and attention ---------------------------------------------------------------------------------
 
     def _absorb(self, node: Node, ids: Tensor, epsilon: Any) -> None:
-        absorbed = np.unique(ids.numpy())
-        self.scales.mention(absorbed)
-        self.absorbed.append((self.traced.module_of(node), absorbed, bool(epsilon)))
+        self.scales.mention(np.unique(ids.numpy()))
+        call = self.traced.norms.index(node) if node in self.traced.norms else None
+        self.absorbed.append(Absorbed(self.traced.module_of(node), ids.numpy(), bool(epsilon), call))
 
     def _affine(self, node: Node, weight: Any, bias: Any, of: Callable[[Any], Any], channel: bool) -> Tensor | None:
         """Unknowns of weight · normalised + bias."""
@@ -656,14 +682,14 @@ class DiagonalRelations:
         assert length is not None
         axes = [axis for axis in range(ids.dim()) if axis != dim]
         self._absorb(node, self._equal_along(ids, axes), 0)
-        result = length.expand(ids.shape).clone()
+        result = length.expand(ids.shape)
         return (result, None) if operation(node) == "_weight_norm_interface" else result
 
     _weight_norm_interface = _weight_norm
 
     def _embedding(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         part = of(node.args[0])
-        if not isinstance(part, Part):
+        if not isinstance(part, Part) or not self._scales_with_its_gradient(part, node):
             self._vanish(part)
             return None
         # Rows scale alike: which are seen depends on the data.
@@ -676,7 +702,14 @@ class DiagonalRelations:
             return None
         columns = self.scales.fresh(part.shape[1])
         self.used.append(Used(part.name, part.start, part.stop, [(1, 0, one[:, None]), (1, 1, columns[None])]))
-        return torch.from_numpy(columns).expand(shape_of(node)).clone()
+        return torch.from_numpy(columns).expand(shape_of(node))
+
+    def _scales_with_its_gradient(self, part: Part, node: Node) -> bool:
+        """Whether the gradient of a table is its derivative: it is not where divided by counts, or on a padding row."""
+        padding, by_counts = (*node.args[2:4], *[None] * 2)[:2]
+        if padding is None or padding == -1:
+            return not by_counts
+        return not by_counts and not bool(self.traced.values[part.name][padding].any())
 
     def _scaled_dot_product_attention(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         query, key, value = (self._ids(of(n), n) for n in node.args[:3])
@@ -688,7 +721,7 @@ class DiagonalRelations:
             key, value = (ids.repeat_interleave(repeats, dim=-3) for ids in (key, value))
         first_query, first_key = self._equal_along(query, [-2]), self._equal_along(key, [-2])
         self.scales.equate(first_query.numpy(), -1, first_key.numpy())
-        return self._equal_along(value, [-2]).expand(shape_of(node)).clone()
+        return self._equal_along(value, [-2]).expand(shape_of(node))
 
 
 def _on_axis(ids: Ids, axis: int) -> Ids:

@@ -45,7 +45,7 @@ class LogScales:
 
     def equate(self, one: Ids, sign: int, other: Ids) -> None:
         """State that s_one = sign · s_other, entry by entry."""
-        i, j = (np.ravel(ids) for ids in np.broadcast_arrays(one, other))
+        i, j = map(np.ravel, _without_repeats(one, other))
         if sign > 0:
             differ = i != j
             i, j = i[differ], j[differ]
@@ -54,7 +54,7 @@ class LogScales:
 
     def mention(self, ids: Ids) -> None:
         """State nothing, but that these unknowns count."""
-        known = np.unique(ids)
+        known = np.unique(*_without_repeats(ids))
         self._pairs.append(np.stack([known, np.ones_like(known), known], axis=1))
 
     def vanish(self, ids: Ids) -> None:
@@ -63,7 +63,7 @@ class LogScales:
 
     def relate(self, ids: Sequence[Ids], coefficients: Sequence[int]) -> None:
         """State that Σ_k c_k s_{ids_k} = 0, entry by entry."""
-        rows = np.unique(np.stack([np.ravel(array) for array in np.broadcast_arrays(*ids)], axis=1), axis=0)
+        rows = np.unique(np.stack([np.ravel(array) for array in _without_repeats(*ids)], axis=1), axis=0)
         self._rows.append((rows, np.broadcast_to(np.array(coefficients), rows.shape)))
 
     def solve(self) -> "Solutions":
@@ -82,6 +82,16 @@ class LogScales:
                 held = set(leader[seen].tolist())
                 return Solutions(sign, leader, [s for s in _basis(rows, sign, leader) if not held.isdisjoint(s)])
             pairs = np.concatenate([pairs, found])
+
+
+def _without_repeats(*arrays: Ids) -> list[Ids]:
+    """Arrays broadcast against each other, of axes along which all repeat only the first entries."""
+    spread = np.broadcast_arrays(*arrays)
+    first = tuple(
+        slice(0, 1) if not any(array.strides[axis] for array in spread) else slice(None)
+        for axis in range(spread[0].ndim)
+    )
+    return [array[first] for array in spread]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch.fx import Node
 from modeq.symmetry.shapes import alike, moved, moves_entries, operation, shape_of
 from modeq.symmetry.traced import Traced
 
-_KEEP = {"neg", "to", "_to_copy", "type_as"}
+_KEEP = {"to", "_to_copy", "type_as"}
 _LOSSES = {"cross_entropy_loss": 1, "softmax": None, "_softmax": None, "log_softmax": None, "_log_softmax": None}
 _POOLS = {"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 _AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
@@ -34,6 +34,7 @@ class Shift:
     parents : of a number for several shifts on one entry, these
     mixed : whether numbers failed because they met, so that fewer at a time might pass
     reasons : for each number where it dies
+    opposite : of numbers for constants that are taken off, the number of the same constant where it is added
     """
 
     traced: Traced
@@ -41,6 +42,7 @@ class Shift:
     parents: dict[int, frozenset[int]] = field(default_factory=dict)
     reasons: dict[int, set[str]] = field(default_factory=dict)
     mixed: bool = False
+    opposite: dict[int, int] = field(default_factory=dict)
 
     def follow(self, start: dict[Node, Tensor], count: int = 0) -> None:
         """Follow numbers on some nodes, each in place of the node's own value.
@@ -60,11 +62,12 @@ class Shift:
             if node.op == "output":
                 self._fail(*inputs)
                 continue
-            result = self._apply(node, values)
+            result = self.apply(node, values)
             if result is not None:
                 values[node] = result
 
-    def _apply(self, node: Node, values: dict[Node, Any]) -> Any:
+    def apply(self, node: Node, values: dict[Node, Any]) -> Any:
+        """Return the numbers of a node from those of its inputs, of which some may fail."""
         name = operation(node)
         if name == "getitem":
             found = values.get(node.args[0])  # type: ignore[arg-type]
@@ -92,9 +95,7 @@ class Shift:
                 torch.where(flat != flat[..., :1], flat, 0),
                 torch.where((flat != flat[..., :1]).any(-1), flat[..., 0], 0),
             )
-            return (
-                flat[..., 0].reshape(*flat.shape[:2], *[1] * (len(shape_of(node)) - 2)).expand(shape_of(node)).clone()
-            )
+            return flat[..., 0].reshape(*flat.shape[:2], *[1] * (len(shape_of(node)) - 2)).expand(shape_of(node))
         self._fail(*(values[n] for n in node.all_input_nodes if n in values))
         return None
 
@@ -115,17 +116,23 @@ class Shift:
         for origin in self._origins(number):
             self.reasons.setdefault(origin, set()).add(reason)
 
-    def _add(self, node: Node, values: dict[Node, Any]) -> Tensor:
+    def _add(self, node: Node, values: dict[Node, Any]) -> Tensor | None:
         found = [values[n] for n in node.all_input_nodes if n in values]
         shape = shape_of(node)
+        if node.kwargs.get("alpha", 1) != 1:  # it multiplies the second
+            self._fail(*found)
+            return None
         if len(found) == 1:
-            return found[0].expand(shape).clone()
+            return found[0].expand(shape)
         one, other = (ids.expand(shape) for ids in found)
         pairs, inverse = torch.unique(torch.stack([one, other]).flatten(1), dim=1, return_inverse=True)
         names = []
         for a, b in pairs.T.tolist():
-            if a and b:
-                names.append(self._derived(self._origins(a) | self._origins(b)))
+            if a and b and (self.opposite.get(a) == b or self.opposite.get(b) == a):
+                self._note(min(a, b), f"cancels in {self.traced.module_of(node)}")
+                names.append(0)
+            elif a and b:
+                names.append(self.derived(self._origins(a) | self._origins(b)))
             else:
                 names.append(a or b)
         return torch.tensor(names)[inverse].reshape(shape)
@@ -143,11 +150,12 @@ class Shift:
             dims = mean.args[1] if len(mean.args) > 1 and mean.args[1] not in (None, []) else list(range(one.dim()))
             self._die(node, _sets(one, dims), "feeds the mean subtraction of")
             return None
-        if one is not None and other is not None and one.shape == other.shape:
+        if one is not None and other is not None:
+            one, other = one.expand(shape_of(node)), other.expand(shape_of(node))
             same = one == other  # the same constant on both sides
-            one, other = torch.where(same, 0, one), torch.where(same, 0, other)
-            for number in _numbers(torch.where(same, values[node.args[0]], 0)):  # type: ignore[index]
+            for number in _numbers(torch.where(same, one, 0)):
                 self._note(number, f"cancels in {self.traced.module_of(node)}")
+            one, other = torch.where(same, 0, one), torch.where(same, 0, other)
             return self._add(node, {node.args[0]: one, mean: other})  # type: ignore[dict-item]
         return self._add(node, values)
 
@@ -160,18 +168,27 @@ class Shift:
         factor = next(a for a in node.args[:2] if a is not labelled[0])
         ids, shape = values[labelled[0]], shape_of(node)
         if not isinstance(factor, Node):
-            return ids
+            return self._other(ids)
         number = torch.arange(int(np.prod(shape_of(factor)))).reshape(shape_of(factor)).expand(shape)
         pairs, inverse = torch.unique(torch.stack([ids.expand(shape), number]).flatten(1), dim=1, return_inverse=True)
         names = []
         for label, _ in pairs.T.tolist():
-            names.append(label if label == 0 else self._derived(self._origins(label)))
+            names.append(label if label == 0 else self.derived(self._origins(label)))
         return torch.tensor(names)[inverse].reshape(shape)
 
     _div = _mul
 
-    def _derived(self, origins: frozenset[int]) -> int:
-        """A new number for a shift that goes back to others."""
+    def _neg(self, node: Node, values: dict[Node, Any]) -> Tensor:
+        return self._other(values[node.args[0]])  # type: ignore[index]
+
+    def _other(self, ids: Tensor) -> Tensor:
+        """New numbers, one for each, for constants that are multiplied by the same."""
+        known, inverse = torch.unique(ids, return_inverse=True)
+        names = [self.derived(self._origins(k)) if k else 0 for k in known.tolist()]
+        return torch.tensor(names)[inverse].reshape(ids.shape)
+
+    def derived(self, origins: frozenset[int]) -> int:
+        """Return a new number for a shift that goes back to others."""
         number = -len(self.parents) - 1
         self.parents[number] = origins
         return number
@@ -214,13 +231,13 @@ class Shift:
         ids, shape = values[bias], shape_of(node)  # type: ignore[index]
         if operation(node).startswith("conv"):
             ids = ids.reshape(-1, *[1] * (len(shape) - 2))
-        return ids.expand(shape).clone()
+        return ids.expand(shape)
 
     _conv1d = _conv2d = _conv3d = _conv_transpose1d = _conv_transpose2d = _conv_transpose3d = _linear
 
     def _addmm(self, node: Node, values: dict[Node, Any]) -> Any:
         self._fail(*(values[n] for n in node.args[1:3] if n in values))  # type: ignore[index]
-        return values[node.args[0]].expand(shape_of(node)).clone() if node.args[0] in values else None  # type: ignore[index]
+        return values[node.args[0]].expand(shape_of(node)) if node.args[0] in values else None  # type: ignore[index]
 
     def _matmul(self, node: Node, values: dict[Node, Any]) -> Any:
         """A shift common to all columns of the second factor, as to all keys, is common to each row of the product.
@@ -243,12 +260,12 @@ class Shift:
             if origins - self.failed:
                 each = list(shape)
                 each[axis] = 1
-                labels = torch.tensor([self._derived(origins) for _ in range(int(np.prod(each)))]).reshape(each)
+                labels = torch.tensor([self.derived(origins) for _ in range(int(np.prod(each)))]).reshape(each)
                 if bool((found != 0).any()):
                     self.mixed = True  # two shifts on one entry, of which each might pass alone
                     self._fail(found, labels)
                 else:
-                    found = labels.expand(shape).clone()
+                    found = labels.expand(shape)
         return found
 
     _bmm = _matmul
@@ -273,7 +290,7 @@ class Shift:
             if len(set(row)) == 1:
                 names.append(row[0])
             else:
-                names.append(self._derived(frozenset[int]().union(*(self._origins(a) for a in row if a))))
+                names.append(self.derived(frozenset[int]().union(*(self._origins(a) for a in row if a))))
         return torch.tensor(names)[inverse].reshape(shape)
 
     def _masked_fill(self, node: Node, values: dict[Node, Any]) -> Any:
@@ -320,7 +337,7 @@ class Shift:
         if bias not in values:
             return None
         ids, shape = values[bias], shape_of(node)  # type: ignore[index]
-        return (ids.reshape(-1, *[1] * (len(shape) - 2)) if channel else ids).expand(shape).clone()
+        return (ids.reshape(-1, *[1] * (len(shape) - 2)) if channel else ids).expand(shape)
 
     def _scaled_dot_product_attention(self, node: Node, values: dict[Node, Any]) -> Any:
         query, key, value = (values.get(n) for n in node.args[:3])  # type: ignore[arg-type]
@@ -333,13 +350,24 @@ class Shift:
         # The weights add up to 1, so that what is common to all values passes.
         same = (value == value[..., :1, :]).all(-2, keepdim=True)
         self._fail(torch.where(same, 0, value))
-        return torch.where(same, value[..., :1, :], 0).expand(shape_of(node)).clone()
+        return torch.where(same, value[..., :1, :], 0).expand(shape_of(node))
 
 
 def _numbers(ids: Tensor) -> list[int]:
     """The numbers but 0 that occur."""
-    array = ids.numpy()
+    array = compact(ids).numpy()
     return [number for number in np.unique(array).tolist() if number] if array.any() else []
+
+
+def compact(ids: Tensor) -> Tensor:
+    """Return a tensor without the repetitions of expanded axes.
+
+    Examples
+    --------
+    >>> compact(torch.arange(3).expand(4, 3)).shape
+    torch.Size([1, 3])
+    """
+    return ids[tuple(slice(0, 1) if not stride else slice(None) for stride in ids.stride())]
 
 
 def _sets(ids: Tensor, dims: Any) -> Tensor:
@@ -358,7 +386,7 @@ def _shape(node: Node) -> tuple[int, ...]:
 def _carries(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_carries(item) for item in value)
-    return bool((value != 0).any())
+    return bool((compact(value) != 0).any())
 
 
 def _no_padding(node: Node) -> bool:

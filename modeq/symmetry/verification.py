@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from modeq.errors import InvalidCharge
-from modeq.numeric.primitives import Elementary
+from modeq.numeric.primitives import SUBSTITUTES, Elementary
 from modeq.symmetry.charges import Charge
+from modeq.symmetry.found import Charges, Epsilon
 from modeq.symmetry.traced import loss_function
 
 Parameters = dict[str, Tensor]
@@ -26,6 +29,11 @@ class Verified:
     charge : Charge
     gradient : float
         |⟨g, ξ⟩| / (‖g‖‖ξ‖), over the entries that ξ moves, or over all where the loss does not depend on these.
+    predicted : float
+        What the ε of normalisations predict for it: batch norm gives ε/(σ² + ε)·⟨∂L/∂y, y⟩ for each channel. 0 for a
+        charge that holds exactly, nan where nothing is predicted, as for a norm that is written out.
+    unexplained : float
+        That of ⟨g, ξ⟩ less the prediction: rounding, if nothing but ε breaks the symmetry.
     hessian : float
         ‖Hξ + (∂ξ)ᵀg‖ / (‖Hη‖ + ‖(∂ξ)ᵀg‖) for a random combination ξ of the generators, and any η as long as ξ.
     action : float
@@ -36,6 +44,8 @@ class Verified:
 
     charge: Charge
     gradient: float
+    predicted: float
+    unexplained: float
     hessian: float
     action: float
     left_out: float
@@ -46,11 +56,22 @@ class Verified:
         Examples
         --------
         >>> from modeq.symmetry.charges import Translation
-        >>> Verified(Translation("b", {"b": 0}), 1e-16, 1e-15, 1e-16, 0.1).passed()
+        >>> Verified(Translation("b", {"b": 0}), 1e-16, 0.0, 1e-16, 1e-15, 1e-16, 0.1).passed()
         True
         """
         identities = max(self.gradient, self.hessian / 100, self.action)
         return identities <= tolerance and not self.left_out <= 10 * max(tolerance, self.action)
+
+    def explained(self, tolerance: float = 1e-12) -> bool:
+        """Whether nothing but what norms' ε predict is left of ⟨g, ξ⟩.
+
+        Examples
+        --------
+        >>> from modeq.symmetry.charges import Scale
+        >>> Verified(Scale("conv", {"weight": 0}), 1e-6, 1e-6, 1e-16, 1e-6, 1e-7, 0.1).explained()
+        True
+        """
+        return self.unexplained <= tolerance
 
 
 class Verification(Sequence[Verified]):
@@ -79,11 +100,11 @@ class Verification(Sequence[Verified]):
     def table(self) -> str:
         """Return a line for each charge."""
         width = max([len("charge"), *(len(entry.charge.name) for entry in self._entries)])
-        lines = [f"{'charge':{width}}  gradient  Hessian   action    with a part left out"]
-        lines += [
-            f"{e.charge.name:{width}}  {e.gradient:.1e}   {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}"
-            for e in self._entries
-        ]
+        lines = [f"{'charge':{width}}  gradient  of ε      Hessian   action    with a part left out"]
+        for e in self._entries:
+            of_epsilon = "exact   " if e.predicted == 0 else f"{e.predicted:.1e} "
+            numbers = f"{e.gradient:.1e}   {of_epsilon}  {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}"
+            lines.append(f"{e.charge.name:{width}}  {numbers}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -105,7 +126,8 @@ def verify(
 
     Parameters
     ----------
-    charges : iterable of Charge
+    charges : Charges, or iterable of Charge
+        `find_charges` knows besides which normalisations hold a charge up to their ε only.
     module : nn.Module
         In float64 for residuals near 1e-15. Its parameters, buffers and the random state are left as they are.
     loss : "cross_entropy", "mse", or a callable on (output, target)
@@ -141,15 +163,17 @@ def verify(
     if not isinstance(batch, tuple) or len(batch) != 2:
         raise InvalidCharge(f"batch is {type(batch).__name__}: give (input, target)")
     function = loss_function(loss)
-    chosen = list(charges)
-    for charge in chosen:
+    if isinstance(charges, Charges):
+        chosen = [(entry.charge, entry.epsilons) for entry in charges.found]
+    else:
+        chosen = [(charge, ()) for charge in charges]
+    for charge, _ in chosen:
         charge.parameters_of(module)
     run = _Run(module, function, *batch)
     parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
-    aliases = _aliases(module)
-    value, gradients = run.gradient(parameters)
+    point = _Point(run, parameters, _aliases(module), *run.gradient(parameters))
     generator = torch.Generator().manual_seed(seed)
-    return Verification(_verified(charge, run, parameters, aliases, value, gradients, generator) for charge in chosen)
+    return Verification(_verified(charge, epsilons, point, generator) for charge, epsilons in chosen)
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
@@ -158,22 +182,29 @@ def _aliases(module: nn.Module) -> dict[str, str]:
     return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 
-def _verified(
-    charge: Charge,
-    run: "_Run",
-    parameters: Parameters,
-    aliases: dict[str, str],
-    value: float,
-    gradients: Parameters,
-    generator: torch.Generator,
-) -> Verified:
+@dataclass(frozen=True)
+class _Point:
+    """Where charges are verified: the loss, its gradient, and its derivatives −2ε∂L/∂ε in each normalisation."""
+
+    run: "_Run"
+    parameters: Parameters
+    aliases: dict[str, str]
+    value: float
+    gradients: Parameters
+    stretches: list[Tensor]
+
+
+def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, generator: torch.Generator) -> Verified:
+    run, parameters, aliases, value = point.run, point.parameters, point.aliases, point.value
     own = {m.parameter: parameters[aliases[m.parameter]] for m in charge.members}
-    g = {name: gradients[aliases[name]] for name in own}
-    paired = charge.pairing(own, g).abs()
+    g = {name: point.gradients[aliases[name]] for name in own}
+    paired = charge.pairing(own, g)
+    predicted = sum((_predicted(epsilon, point.stretches) for epsilon in epsilons), torch.zeros_like(paired))
     # The gradient of what the loss does not depend on is rounding: it is compared with the whole gradient.
-    slopes, whole = charge.norm(g), _length(gradients).cpu()
+    slopes, whole = charge.norm(g), _length(point.gradients).cpu()
     slopes = torch.where(slopes < _ROUNDING * whole, whole, slopes)
     size = (slopes * charge.generator_norm(own)).clamp_min(torch.finfo(torch.float64).tiny)
+    first = [float((values.abs() / size).max()) for values in (paired, predicted, paired - predicted)]
     c = torch.rand(charge.count(own), generator=generator, dtype=torch.float64) - 0.5
     field = charge.moved(own, c)
     length = _length(field)
@@ -187,20 +218,50 @@ def _verified(
     scale = _length(other) + _length(slope)
     finite = charge.acted(own, c)
     change = abs(run.loss({**parameters, **_named(finite, aliases)}) - value)
-    halves = {name: _half(v.shape, generator) for name, v in finite.items()}
+    halves = _halves(charge, own, generator)
     part = {name: torch.where(halves[name].to(v.device), v, own[name]) for name, v in finite.items()}
     left = abs(run.loss({**parameters, **_named(part, aliases)}) - value)
     unit = max(abs(value), torch.finfo(torch.float64).tiny)
     if charge.degree == 1 and float(charge.generator_norm(own).max()) == 1:
         left = float("nan")
     hessian = float(_length(missed) / scale) if scale > 0 else 0.0
-    return Verified(charge, float((paired / size).max()), hessian, change / unit, left / unit)
+    return Verified(charge, *first, hessian, change / unit, left / unit)
 
 
-def _half(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Some entries, neither all nor, of several, none."""
-    drawn = torch.rand(shape, generator=generator)
-    return (drawn == drawn.min()) | ((drawn < 0.5) & (drawn < drawn.max()))
+def _predicted(epsilon: Epsilon, stretches: list[Tensor]) -> Tensor:
+    """Σ c·(−2ε ∂L/∂ε) over what a normalisation divides: the change of x is one of ε; nan if it was not seen."""
+    coefficients = torch.from_numpy(epsilon.coefficients).double()
+    unknown = torch.full((len(coefficients),), torch.nan, dtype=torch.float64)
+    if epsilon.call is None or epsilon.call >= len(stretches):
+        return unknown
+    stretch = stretches[epsilon.call].double().cpu()
+    for axis in range(1, coefficients.dim()):  # another number of samples, all alike
+        if coefficients.dim() == stretch.dim() + 1 and coefficients.shape[axis] != stretch.shape[axis - 1]:
+            first = coefficients.narrow(axis, 0, 1)
+            if not bool((coefficients == first).all()):
+                return unknown
+            coefficients = first
+    return (coefficients * stretch).flatten(1).sum(1)
+
+
+def _halves(charge: Charge, own: Parameters, generator: torch.Generator) -> dict[str, Tensor]:
+    """Some of the entries that each generator moves, neither all nor, of several, none."""
+    numbers = torch.arange(1, charge.count(own) + 1, dtype=torch.float64)
+    of: Parameters = {}  # the number of the generator that moves an entry
+    for member in charge.members:
+        name = member.parameter
+        number = member.spread(numbers, own[name].cpu().double()).long()
+        of[name] = of[name] + number if name in of else number
+    drawn = {name: torch.rand(number.shape, generator=generator) for name, number in of.items()}
+    groups, flat = (torch.cat([part[name].flatten() for name in of]) for part in (of, drawn))
+    least, most = (
+        torch.zeros(int(groups.max()) + 1).scatter_reduce(0, groups, flat, kind, include_self=False)
+        for kind in ("amin", "amax")
+    )
+    return {
+        name: (drawn[name] == least[number]) | ((drawn[name] < 0.5) & (drawn[name] < most[number]))
+        for name, number in of.items()
+    }
 
 
 def _named(values: Parameters, aliases: dict[str, str]) -> Parameters:
@@ -211,6 +272,61 @@ def _length(values: Parameters) -> Tensor:
     return torch.stack([v.double().square().sum() for v in values.values()] or [torch.zeros(())]).sum().sqrt()
 
 
+class _Normalised(Elementary):
+    """Within it each ε is a tensor, one for each variance, to which derivatives can be taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epsilons: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        written_out = SUBSTITUTES.get(func)
+        if written_out is None or func not in _NORMS:
+            return super().__torch_function__(func, types, args, kwargs)
+        bound = signature(written_out).bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        given = bound.arguments
+        x = next(iter(given.values()))
+        if not given.get("use_input_stats", True) or (not given.get("training", True) and _kept(given)):
+            self.epsilons.append(x.new_zeros(()))
+            return written_out(*bound.args, **bound.kwargs)
+        eps = torch.finfo(x.dtype).eps if given["eps"] is None else given["eps"]
+        self.epsilons.append(x.new_full(_NORMS[func](x, given), eps).requires_grad_())
+        given["eps"] = self.epsilons[-1]
+        return written_out(*bound.args, **bound.kwargs)
+
+
+def _kept(given: dict[str, Any]) -> bool:
+    """Whether there are statistics from earlier batches."""
+    return given["running_mean"] is not None and given["running_var"] is not None
+
+
+def _over_channels(x: Tensor, _: Any) -> list[int]:
+    return [1, x.shape[1], *[1] * (x.dim() - 2)]
+
+
+def _over_samples(x: Tensor, _: Any) -> list[int]:
+    return [*x.shape[:2], *[1] * (x.dim() - 2)]
+
+
+def _over_rows(x: Tensor, given: dict[str, Any]) -> list[int]:
+    kept = x.dim() - len(given["normalized_shape"])
+    return [*x.shape[:kept], *[1] * (x.dim() - kept)]
+
+
+def _over_groups(x: Tensor, given: dict[str, Any]) -> list[int]:
+    return [x.shape[0], given["num_groups"], 1]
+
+
+# The shape of the variance by which each divides.
+_NORMS: dict[Any, Callable[[Tensor, dict[str, Any]], list[int]]] = {
+    **dict.fromkeys((F.batch_norm, torch.batch_norm), _over_channels),
+    **dict.fromkeys((F.instance_norm, torch.instance_norm), _over_samples),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm), _over_rows),
+    **dict.fromkeys((F.group_norm, torch.group_norm), _over_groups),
+}
+
+
 class _Run:
     """The loss of a module on one batch, with the same randomness and the same buffers each time."""
 
@@ -219,12 +335,12 @@ class _Run:
         self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         self.random = torch.random.get_rng_state()
 
-    def _value(self, parameters: Parameters) -> Tensor:
+    def _value(self, parameters: Parameters, mode: Elementary | None = None) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         before = torch.random.get_rng_state()
         torch.random.set_rng_state(self.random)
         try:
-            with Elementary():
+            with mode or Elementary():
                 return self.function(functional_call(self.module, {**parameters, **buffers}, self.inputs), self.target)
         finally:
             torch.random.set_rng_state(before)
@@ -233,10 +349,14 @@ class _Run:
         with torch.no_grad():
             return float(self._value(parameters))
 
-    def gradient(self, parameters: Parameters) -> tuple[float, Parameters]:
+    def gradient(self, parameters: Parameters) -> tuple[float, Parameters, list[Tensor]]:
+        """The loss, its gradient, and −2ε∂L/∂ε for each normalisation."""
         leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
-        value = self._value(leaves)
-        return float(value.detach()), dict(zip(leaves, _gradient(value, list(leaves.values())), strict=True))
+        mode = _Normalised()
+        value = self._value(leaves, mode)
+        found = _gradient(value, [*leaves.values(), *mode.epsilons])
+        stretches = [-2 * e.detach() * d for e, d in zip(mode.epsilons, found[len(leaves) :], strict=True)]
+        return float(value.detach()), dict(zip(leaves, found, strict=False)), stretches
 
     def hessian_product(self, parameters: Parameters, direction: Parameters) -> Parameters:
         leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
@@ -251,5 +371,7 @@ class _Run:
 def _gradient(value: Tensor, leaves: list[Tensor], create_graph: bool = False) -> list[Tensor]:
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    slopes = iter(torch.autograd.grad(value, wanted, create_graph=create_graph, allow_unused=True))
+    found = [next(slopes) if leaf.requires_grad else None for leaf in leaves]
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
