@@ -311,7 +311,7 @@ def plot_charge(
     for k, (generator, colour) in enumerate(zip(chosen, colours, strict=True)):
         label = "measured" if k == 0 else None
         artists += ax.plot(time, measured[:, generator], color=colour, linewidth=2.5, alpha=0.8, label=label)
-    for (law, values), style in zip(laws.items(), ("-", "--", ":"), strict=False):
+    for (law, values), style in zip(laws.items(), ("--", ":", "-."), strict=False):
         for k, generator in enumerate(chosen):
             label = law if k == 0 else None
             line = np.asarray(values)[:, generator]

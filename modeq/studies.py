@@ -41,7 +41,6 @@ LAWS = ("discrete", "corrected", "article")
 LARGEST_GROWTH = 1e6  # of the loss, beyond which a training has diverged
 IMAGES = 256  # of the full-batch comparison on the smooth network
 ORDERS = {"field": (1, 2, 3), "time": (2,), "rest": (2,), "phase": (1, 3, 5)}
-LAW_NAMES = {"discrete": "exact discrete law", "corrected": "continuous, corrected", "article": "continuous, article"}
 NAMES = {"quadratic": "quadratic", "network": "tanh network, full batch"}
 
 
@@ -414,23 +413,6 @@ def _draw_trajectories(comparisons: dict[str, Comparison]) -> Figure:
 
 
 def _draw_charges(tracker: Tracker) -> Figure:
-    """One charge of each family, measured and by its laws, and below the residuals."""
-    record = tracker.record
+    """One charge of each family."""
     families = {type(charge).__name__: charge.name for charge in reversed(tracker.charges)}
-    figure = Figure(figsize=(4.8 * len(families), 6.8), layout="constrained")
-    axes = figure.subplots(2, len(families), squeeze=False, height_ratios=(3, 2))
-    for column, (family, name) in zip(axes.T, families.items(), strict=True):
-        entry = record[name]
-        rows = np.isfinite(entry.measured).all(axis=1)
-        laws = {law: v[rows] for law, v in entry.predicted.items() if law in LAWS and np.isfinite(v[rows]).all()}
-        shown = {LAW_NAMES[law]: values for law, values in laws.items() if law != "corrected"}
-        plots.plot_charge(entry.time[rows], entry.measured[rows], shown, f"{family}: {name}", ax=column[0])
-        column[0].set_ylabel("Σ θ" if family == "Translation" else "charge, Σ ± θ²")
-        scale = np.maximum(entry.normaliser[rows], np.finfo(float).tiny)
-        residuals = {LAW_NAMES[law]: np.max(abs(v - entry.measured[rows]) / scale, axis=1) for law, v in laws.items()}
-        plots.plot_residuals(entry.time[rows], residuals, ax=column[1])
-    for ax in axes[:, 0]:
-        handles, labels = ax.get_legend_handles_labels()
-        place = "outside upper center" if ax is axes[0, 0] else "outside lower center"
-        figure.legend(handles, labels, loc=place, ncols=3, frameon=False)
-    return figure
+    return tracker.plot(list(families.values()))  # type: ignore[no-any-return]

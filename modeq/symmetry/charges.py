@@ -5,7 +5,7 @@ so every gradient obeys ⟨g, ξ(θ)⟩ = 0. The families here have an affine ge
 (translation) or linear (scale, rescale), and one value holds many generators: one per index of an axis.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -181,8 +181,8 @@ class Charge:
         """Return the parameters of the charge in a module, checked; raises `InvalidCharge`."""
         if not isinstance(module, nn.Module):
             raise InvalidCharge(f"module is {module!r}; give the network, a torch.nn.Module")
-        known = dict(module.named_parameters(remove_duplicate=False))
-        buffers = dict(module.named_buffers(remove_duplicate=False))
+        known = unwrapped(module, module.named_parameters(remove_duplicate=False))
+        buffers = unwrapped(module, module.named_buffers(remove_duplicate=False))
         found: dict[str, nn.Parameter] = {}
         for member in self.members:
             name = member.parameter
@@ -309,6 +309,38 @@ class Charge:
             *(f"{key}={text}" for key, text in rest),
         ]
         return f"{type(self).__name__}({self.name!r}, {', '.join(tables)})"
+
+
+# The attribute under which a wrapper holds the user's module: a compiled, a distributed and a sharded one.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+}
+
+
+def unwrapped(module: nn.Module, named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return named tensors under the names that they have without torch's wrappers around the modules.
+
+    Examples
+    --------
+    >>> compiled = torch.compile(nn.Linear(2, 3), backend="eager")
+    >>> list(compiled.state_dict()), list(unwrapped(compiled, compiled.named_parameters()))
+    (['_orig_mod.weight', '_orig_mod.bias'], ['weight', 'bias'])
+    """
+    wrapped = [
+        (f"{path}.{attribute}." if path else f"{attribute}.", f"{path}." if path else "")
+        for path, part in module.named_modules()
+        for attribute in [_WRAPPERS.get(type(part).__name__)]
+        if attribute is not None
+    ]
+    found = {}
+    for name, tensor in named:
+        for prefix, plain in reversed(wrapped):  # the inner ones first
+            if name.startswith(prefix):
+                name = plain + name.removeprefix(prefix)
+        found[name] = tensor
+    return found
 
 
 class Translation(Charge):

@@ -1,17 +1,17 @@
-"""One charge of a running training: where its numbers are read, its laws, its rows."""
+"""One charge of a running training: its laws and its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from modeq.symmetry.charges import Charge
-from modeq.symmetry.records import LAWS, ChargeRecord
+from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.records import ChargeRecord
 from modeq.symmetry.running import RunningLaws
-from modeq.symmetry.sgd_state import buffers_of, common_step, groups_of, moving
 
 Array = NDArray[np.float64]
 
@@ -19,81 +19,55 @@ _HYPERPARAMETERS = ("h", "momentum", "dampening", "weight_decay", "nesterov")
 
 
 class FollowedCharge:
-    """A charge bound to a module and its optimizer, observed before and after each step.
+    """A charge bound to the parameters of a module, with what was read of it.
 
     Attributes
     ----------
     charge : Charge
         What is followed.
+    parameters : dict of str to Parameter
     epsilon : float
         Machine precision of the least precise parameter.
     defect : ndarray, shape [generators]
         Largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient.
+    laws : RunningLaws
     """
 
-    def __init__(self, charge: Charge, module: nn.Module, optimizer: torch.optim.SGD) -> None:
+    def __init__(self, charge: Charge, module: nn.Module, laws: Sequence[str]) -> None:
         self.charge = charge
         self.parameters = charge.parameters_of(module)
         self.epsilon = max(torch.finfo(p.dtype).eps for p in self.parameters.values())
-        self.groups = groups_of(optimizer, charge.name, self.parameters)
-        step, _ = common_step(optimizer, charge.name, self.groups)
-        buffers, _ = buffers_of(optimizer, charge.name, self.parameters, step.dampening)
-        start = self._read(self.parameters, self.parameters)
-        self.laws = RunningLaws(start, self._read(self.parameters, buffers), charge.degree)
-        self.defect = np.zeros_like(start)
+        self.defect = np.zeros(charge.count(self.parameters))
         self.last = np.full(len(_HYPERPARAMETERS), np.nan)
         self.rows: dict[str, list[Array]] = {}
-        self.measure()
+        self._kinds = tuple(laws)
+        # ‖ξ‖ of a constant generator
+        ones = {name: torch.ones((), dtype=torch.float64).expand(p.shape) for name, p in self.parameters.items()}
+        self._unit = charge.generator_norm(ones).numpy()
 
-    def _read(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Array:
-        with torch.no_grad():
-            return self.charge.pairing(x, y).cpu().numpy()
+    def start(self, charge: Array, momentum: Array) -> None:
+        """Set the laws to where they begin."""
+        self.laws = RunningLaws(charge, momentum, self.charge.degree, self._kinds)
 
-    def before_step(self, optimizer: torch.optim.SGD, gradient_norm: float) -> None:
-        """Read what the step will overwrite: torch's foreach Nesterov adds into the gradients."""
-        self.moves = moving(self.charge.name, self.parameters)
-        if not self.moves:
-            return
-        self.step, self.sign = common_step(optimizer, self.charge.name, self.groups)
-        buffers, self.first = buffers_of(optimizer, self.charge.name, self.parameters, self.step.dampening)
-        gradients = {name: p.grad for name, p in self.parameters.items()}
-        along = self._read(self.parameters, gradients)
-        self.along_gradient = self.sign * along
-        if gradient_norm > 0:
+    def saw_gradient(self, along: Array, size: float) -> None:
+        """Compare ⟨ξ(θ), g⟩ with ‖ξ‖‖g‖, at the parameters of the last row."""
+        if size > 0:
             with np.errstate(all="ignore"):  # a training that diverges is reported by the record
-                size = self.charge.generator_norm(self.parameters).cpu().numpy() * gradient_norm
-                cosine = np.divide(np.abs(along), size, out=np.zeros_like(along), where=size > 0)
+                norm = np.sqrt(self.rows["normaliser"][-1]) if self.charge.degree == 2 else self._unit
+                whole = norm * size
+                cosine = np.divide(np.abs(along), whole, out=np.zeros_like(along), where=whole > 0)
             self.defect = np.maximum(self.defect, cosine)
-        if self.step.momentum == 0:
-            self.forcing = self._read(gradients, gradients)
-            self.cross = 0.0 if self.first else self.sign * self._read(gradients, buffers)
-        elif self.step.nesterov:
-            decay = self.step.weight_decay
-            self.fresh = {n: self.sign * g + decay * self.parameters[n] for n, g in gradients.items()}
 
-    def after_step(self, optimizer: torch.optim.SGD) -> None:
-        """Advance the laws by the step just taken."""
-        if not self.moves:
-            return
-        step = self.step
-        if step.momentum != 0:
-            buffers, _ = buffers_of(optimizer, self.charge.name, self.parameters, step.dampening)
-            update = buffers
-            if step.nesterov:
-                update = {n: d + step.momentum * buffers[n] for n, d in self.fresh.items()}
-                del self.fresh
-            self.forcing = self._read(update, update)
-            self.cross = self._read(update, buffers)
+    def advance(self, step: SGDStep, forcing: Array, cross: Any, along: Any, *, first: bool) -> None:
+        """Advance the laws by a step of gradient descent."""
         with np.errstate(all="ignore"):
-            self.laws.advance(step, self.forcing, self.cross, first=self.first, defect=self.along_gradient)
+            self.laws.advance(step, forcing, cross, first=first, defect=along)
         self.last = np.array([getattr(step, key) for key in _HYPERPARAMETERS], dtype=float)
 
-    def measure(self) -> None:
+    def saw_row(self, measured: Array, normaliser: Array) -> None:
         """Append a row to the record."""
-        with torch.no_grad():
-            normaliser = self.charge.normaliser(self.parameters).cpu().numpy()
         row = {
-            "measured": self._read(self.parameters, self.parameters),
+            "measured": measured,
             "normaliser": normaliser,
             "time": np.array(self.laws.time),
             "hyperparameters": self.last,
@@ -101,6 +75,10 @@ class FollowedCharge:
         }
         for key, value in row.items():
             self.rows.setdefault(key, []).append(value)
+
+    def thin(self) -> None:
+        """Keep every second row."""
+        self.rows = {key: rows[::2] for key, rows in self.rows.items()}
 
     def record(self, step: NDArray[np.int64]) -> ChargeRecord:
         """Return the rows as arrays; `step` says at which steps they were taken."""
@@ -111,7 +89,7 @@ class FollowedCharge:
             time=arrays["time"],
             measured=arrays["measured"],
             normaliser=arrays["normaliser"],
-            predicted={law: arrays[law] for law in LAWS},
+            predicted={law: arrays[law] for law in self._kinds},
             hyperparameters=dict(zip(_HYPERPARAMETERS, arrays["hyperparameters"].T, strict=True)),
         )
 

@@ -1,16 +1,32 @@
 """What a tracked training leaves behind: read-only arrays, one set for each charge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modeq.errors import Diverged, NoClosedLaw
+from modeq.errors import Diverged, InvalidCharge, InvalidSetting, MissingDependency, NoClosedLaw
 
 Array = NDArray[np.float64]
 
 LAWS = ("discrete", "article", "corrected", "with_defect")
+OBSERVED = "observed"  # no law: the sum of what the updates changed
+TITLES = {
+    "discrete": "exact discrete law",
+    "corrected": "continuous, corrected",
+    "article": "continuous, article",
+    "with_defect": "exact law with the measured ⟨ξ, g⟩",
+    OBSERVED: "sum of the updates",
+}
+
+
+_ARRAYS = ("time", "measured", "normaliser")
+_TABLES = ("predicted", "hyperparameters")
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,8 @@ class ChargeRecord:
 class Record:
     """A tracked training: `record[name]` is the `ChargeRecord` of the charge of that name.
 
+    It is saved with `save`, and handed on with `to_xarray`, `to_pandas` and `plot`.
+
     Attributes
     ----------
     step : ndarray, shape [rows]
@@ -117,11 +135,160 @@ class Record:
     step: NDArray[np.int64]
     charges: Mapping[str, ChargeRecord]
 
+    def save(self, path: Any) -> None:
+        """Write everything to a numpy file, ``name.npz``, that `Record.load` reads.
+
+        Raises
+        ------
+        InvalidSetting
+            If it cannot be written.
+        """
+        arrays: dict[str, Any] = {"step": self.step, "charges": np.array(list(self.charges), dtype=str)}
+        for k, charge in enumerate(self.charges.values()):
+            arrays |= {f"{k}/{key}": getattr(charge, key) for key in _ARRAYS}
+            for table in _TABLES:
+                arrays |= {f"{k}/{table}/{key}": value for key, value in getattr(charge, table).items()}
+        try:
+            with Path(path).open("wb") as file:
+                np.savez_compressed(file, **arrays)
+        except OSError as error:
+            raise InvalidSetting(f"path is {str(path)!r}, which cannot be written ({error.strerror})") from error
+
+    @staticmethod
+    def load(path: Any) -> "Record":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InvalidSetting
+            If there is no such file, or it is something else.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> row = np.ones((1, 1))
+        >>> charge = ChargeRecord("fc", np.zeros(1), np.zeros(1), row, 4 * row, {"discrete": 3 * row}, {})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Record(np.zeros(1), {"fc": charge}).save(f"{folder}/record.npz")
+        ...     again = Record.load(f"{folder}/record.npz")
+        >>> again["fc"].predicted["discrete"].tolist()
+        [[3.0]]
+        """
+        try:
+            with np.load(path) as file:
+                arrays = {key: file[key] for key in file.files}
+            step, names = arrays["step"], arrays["charges"].tolist()
+        except (OSError, ValueError, KeyError) as error:
+            raise InvalidSetting(f"path is {str(path)!r}: no record that Record.save has written ({error})") from error
+        charges = {}
+        for k, name in enumerate(names):
+            plain = [arrays[f"{k}/{key}"] for key in _ARRAYS]
+            tables = [
+                {key.rsplit("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{k}/{table}/")}
+                for table in _TABLES
+            ]
+            charges[name] = ChargeRecord(name, step, *plain, *tables)
+        return Record(step, charges)
+
+    def to_xarray(self) -> Any:
+        """Return an xarray.Dataset: for each charge its measured values, normaliser and predictions, by step.
+
+        Raises
+        ------
+        MissingDependency
+            Without xarray.
+        """
+        xarray = _needed("xarray")
+        variables: dict[str, Any] = {}
+        for name, charge in self.charges.items():
+            over = ("step", f"generator of {name}")
+            variables[name] = (over, charge.measured, {"long_name": "charge"})
+            variables[f"{name}, normaliser"] = (over, charge.normaliser)
+            for law, values in charge.predicted.items():
+                variables[f"{name}, {law}"] = (over, values, {"long_name": TITLES[law]})
+        time = next(iter(self.charges.values())).time
+        return xarray.Dataset(variables, coords={"step": self.step, "time": ("step", time)})
+
+    def to_pandas(self) -> Any:
+        """Return a pandas.DataFrame with a row for each step, charge and generator.
+
+        Raises
+        ------
+        MissingDependency
+            Without pandas.
+        """
+        pandas = _needed("pandas")
+        frames = []
+        for name, charge in self.charges.items():
+            rows, generators = charge.measured.shape
+            columns = {
+                "step": np.repeat(self.step, generators),
+                "time": np.repeat(charge.time, generators),
+                "charge": name,
+                "generator": np.tile(np.arange(generators), rows),
+                "measured": charge.measured.ravel(),
+                "normaliser": charge.normaliser.ravel(),
+                **{law: values.ravel() for law, values in charge.predicted.items()},
+            }
+            frames.append(pandas.DataFrame(columns))
+        return pandas.concat(frames, ignore_index=True)
+
+    def plot(self, names: Sequence[str] | None = None, figure: Any = None) -> Any:
+        """Draw charges, measured in colour and predicted dashed, and below them the residuals; return the figure.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            Which charges; by default the first ones, four at most.
+        figure : matplotlib figure, optional
+            It is cleared first, so that a running training may be drawn into the same again and again.
+
+        Raises
+        ------
+        InvalidCharge
+            If there is no charge of a name.
+        """
+        from matplotlib.figure import Figure
+
+        from modeq import plots
+
+        chosen = list(self.charges)[:_SHOWN] if names is None else list(names)
+        missing = [name for name in chosen if name not in self.charges]
+        if missing or not chosen:
+            raise InvalidCharge(f"names is {names!r}: give some of {list(self.charges)}")
+        if figure is None:
+            figure = Figure(figsize=(4.8 * len(chosen), 6.8), layout="constrained")
+        else:
+            figure.clear()
+        axes = figure.subplots(2, len(chosen), squeeze=False, height_ratios=(3, 2))
+        for column, name in zip(axes.T, chosen, strict=True):
+            entry = self.charges[name]
+            rows = np.isfinite(entry.measured).all(axis=1)
+            laws = {law: v[rows] for law, v in entry.predicted.items() if np.isfinite(v[rows]).all()}
+            laws = {TITLES[law]: v for law, v in laws.items() if law != "with_defect"}
+            drawn = {title: values for title, values in laws.items() if title != TITLES["corrected"]}
+            plots.plot_charge(entry.time[rows], entry.measured[rows], drawn, name, ax=column[0])
+            column[0].set_ylabel("charge ⟨ξ(θ), θ⟩")
+            scale = np.maximum(entry.normaliser[rows], np.finfo(float).tiny)
+            residuals = {title: np.max(abs(v - entry.measured[rows]) / scale, axis=1) for title, v in laws.items()}
+            plots.plot_residuals(entry.time[rows], residuals, ax=column[1])
+        for ax, place in ((axes[0, 0], "outside upper center"), (axes[1, 0], "outside lower center")):
+            handles, labels = ax.get_legend_handles_labels()
+            figure.legend(handles, labels, loc=place, ncols=3, frameon=False)
+        return figure
+
     def __getitem__(self, name: str) -> ChargeRecord:
         return self.charges[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.charges)
 
     def __len__(self) -> int:
         return len(self.charges)
+
+
+def _needed(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingDependency(f"this needs {package}: pip install 'modeq[records]'") from error

@@ -1,6 +1,6 @@
 """The laws of one charge run alongside a training, each from its own earlier value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,38 +22,57 @@ class RunningLaws:
         ⟨ξ(θ), θ⟩ and ⟨ξ(θ), v⟩ where the laws start.
     degree : {1, 2}
         1 for a linear charge, 2 for a quadratic one.
+    laws : which of `modeq.symmetry.records.LAWS`
 
     Examples
     --------
-    >>> laws = RunningLaws(np.ones(1), np.zeros(1), degree=1)
+    >>> laws = RunningLaws(np.ones(1), np.zeros(1), degree=1, laws=["discrete"])
     >>> laws.advance(SGDStep(0.5, weight_decay=0.1), 0.0, 0.0, first=True, defect=0.0)
     >>> laws.predictions()["discrete"].tolist(), laws.time
     ([0.95], 0.5)
     """
 
-    def __init__(self, charge: Array, momentum: Array, degree: int) -> None:
+    def __init__(self, charge: Array, momentum: Array, degree: int, laws: Sequence[str]) -> None:
         self.degree = degree
         self.time = 0.0
         # law -> (charge, conjugate): the conjugate is the momentum of a discrete law, the rate of a
         # continuous one, nan before the oscillator has started
         unset = np.full_like(charge, np.nan)
-        self._states: dict[str, tuple[Array, Array]] = {
+        starts = {
             "discrete": (charge, momentum),
             "article": (charge, unset),
             "corrected": (charge, unset),
             "with_defect": (charge, momentum),
+            "observed": (charge, unset),
         }
+        self._laws = tuple(laws)
+        kept = {"discrete", *laws} if set(laws) != {"observed"} else {"observed"}
+        self._states: dict[str, tuple[Array, Array]] = {law: starts[law] for law in starts if law in kept}
 
     def advance(self, step: SGDStep, forcing: Any, cross: Any, *, first: bool, defect: Any) -> None:
         """Advance every law by one step; the arguments are those of `discrete_step`."""
         before = self._states["discrete"]
-        states = {law: self._continuous(law, before, step, forcing, first) for law in ("article", "corrected")}
-        for law, broken in (("discrete", 0.0), ("with_defect", defect)):
-            states[law] = discrete_step(
-                *self._states[law], step, forcing, cross, degree=self.degree, first=first, defect=broken
-            )
-        self._states = states
+        for law in self._states:
+            if law in ("article", "corrected"):
+                self._states[law] = self._continuous(law, before, step, forcing, first)  # type: ignore[arg-type]
+            elif law in ("discrete", "with_defect"):
+                self._states[law] = discrete_step(
+                    *self._states[law],
+                    step,
+                    forcing,
+                    cross,
+                    degree=self.degree,
+                    first=first,
+                    defect=defect if law == "with_defect" else 0.0,
+                )
         self.time += step.h
+
+    def observe(self, along: Any, quadratic: Any, h: float) -> None:
+        """Add what an update Δ of any optimizer changes: degree·⟨ξ(θ), Δ⟩, and ⟨ξ(Δ), Δ⟩ if quadratic."""
+        charge, unset = self._states["observed"]
+        change = along if self.degree == 1 else 2 * along + quadratic
+        self._states["observed"] = charge + change, unset
+        self.time += h
 
     def _continuous(
         self, variant: Variant, before: tuple[Array, Array], step: SGDStep, forcing: Any, first: bool
@@ -70,7 +89,7 @@ class RunningLaws:
 
     def predictions(self) -> dict[str, Array]:
         """Return the charge that each law predicts now, each of shape [generators]."""
-        return {law: charge for law, (charge, _) in self._states.items()}
+        return {law: self._states[law][0] for law in self._laws}
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain types and tensors that `load_state_dict` takes back exactly."""

@@ -1,12 +1,11 @@
 """What a running `torch.optim.SGD` says about its next step: hyper-parameters, groups and buffers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from modeq.errors import InvalidCharge, NoClosedLaw, UnsupportedOptimizer
+from modeq.errors import InvalidCharge, NoClosedLaw
 from modeq.symmetry.laws import SGDStep
 
 _SHARED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -19,17 +18,18 @@ class _RunningStep(SGDStep):
         """Accept everything that torch runs."""
 
 
-def require_sgd(optimizer: Any) -> torch.optim.SGD:
-    """Return the optimizer if it is exactly torch's SGD; raises `UnsupportedOptimizer`."""
-    if type(optimizer) is not torch.optim.SGD:
-        raise UnsupportedOptimizer(
-            f"tracking needs torch.optim.SGD itself, got {type(optimizer).__name__}: the laws follow from "
-            "its update rule; for a rule of your own iterate modeq.symmetry.laws.discrete_step"
-        )
-    return optimizer
+def is_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is exactly torch's SGD, whose update the laws are made for; a subclass may update otherwise.
+
+    Examples
+    --------
+    >>> is_sgd(torch.optim.AdamW([torch.zeros(1)]))
+    False
+    """
+    return type(optimizer) is torch.optim.SGD
 
 
-def groups_of(optimizer: torch.optim.SGD, charge: str, parameters: Mapping[str, Tensor]) -> dict[int, list[str]]:
+def groups_of(optimizer: torch.optim.Optimizer, charge: str, parameters: Mapping[str, Tensor]) -> dict[int, list[str]]:
     """Return which parameter groups hold the parameters of a charge; raises `InvalidCharge`."""
     owner = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     found: dict[int, list[str]] = {}

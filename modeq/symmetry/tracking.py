@@ -1,25 +1,38 @@
 """Measure the charges of a running training against their laws, through hooks on the optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from modeq.errors import InvalidCharge
+from modeq.errors import InvalidCharge, NoClosedLaw, UnsupportedOptimizer
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.explanation import explain_residual
 from modeq.symmetry.followed import FollowedCharge, frozen
-from modeq.symmetry.records import Record
-from modeq.symmetry.sgd_state import require_sgd
+from modeq.symmetry.reading import Readings, whole
+from modeq.symmetry.records import LAWS, OBSERVED, Record
+from modeq.symmetry.sgd_state import is_sgd
+from modeq.symmetry.steps import ObservedSteps, SGDSteps, Step, parameters_of
 
-_VERSION = 1
+_VERSION = 2
+_WAITING = 64  # steps that are read on another device before they are fetched
 
 
-def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int = 1) -> "Tracker":
-    r"""Follow charges of a module while an unmodified `torch.optim.SGD` trains it.
+def track(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    charges: Sequence[Charge],
+    *,
+    every: int = 1,
+    laws: Sequence[str] | None = None,
+    keep: int = 100_000,
+    writer: Any = None,
+) -> "Tracker":
+    r"""Follow charges of a module while an unmodified optimizer trains it.
 
     From the moment of this call each charge is predicted open loop, N_{n+1} = law(N_n), where only the
     forcing ⟨ξ(u), u⟩ is read from the training, and compared with what the parameters say. Learning rate,
@@ -27,16 +40,28 @@ def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charg
     them, and gradients may be clipped by their global norm. Nothing of the module, the optimizer or torch's
     global state is changed.
 
+    The laws are those of `torch.optim.SGD` itself. Charges under any other optimizer are measured, and what its
+    updates Δ change is added up, N ← N + 2⟨ξ(θ), Δ⟩ + ⟨ξ(Δ), Δ⟩, without a prediction.
+
     Parameters
     ----------
     module : torch.nn.Module
-        The network.
-    optimizer : torch.optim.SGD
-        Its optimizer, fresh or in mid-training; momentum buffers present count as the start.
+        The network; compiled, distributed or fully sharded ones too.
+    optimizer : torch.optim.Optimizer
+        Fresh or in mid-training; momentum buffers present count as the start.
     charges : sequence of Charge
         `Translation`, `Scale`, `Rescale` values with distinct names.
     every : int
         Record each `every`-th step; the laws themselves advance at all steps.
+    laws : sequence of str, optional
+        Some of "discrete", "article", "corrected" and "with_defect", by default all four; or ``["observed"]``, which
+        adds up the updates, the only one under another optimizer than SGD, and for charges whose members lie in
+        parameter groups with different hyper-parameters.
+    keep : int
+        Rows that are kept, at least 2: when there are more, every second one is dropped and `every` doubles.
+    writer : optional
+        Something with ``add_scalar(tag, value, step)``, as TensorBoard's SummaryWriter: it gets the mean of each charge
+        and the largest residual of its first law at each recorded step.
 
     Returns
     -------
@@ -52,7 +77,7 @@ def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charg
         If members of one charge lie in parameter groups with different hyper-parameters; a later step raises
         it too, before anything moved, if a schedule parts them or only some members have a gradient.
     UnsupportedOptimizer
-        For any optimizer but `torch.optim.SGD` itself.
+        For what is no optimizer of torch, or if a law is asked for that the optimizer does not obey.
 
     Examples
     --------
@@ -68,7 +93,18 @@ def track(module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charg
     >>> tracker.residual()["classifier"] < 1e-5, tracker.record["classifier"].measured.shape
     (True, (6, 4))
     """
-    return Tracker(module, require_sgd(optimizer), charges, every=every)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UnsupportedOptimizer(f"optimizer is {type(optimizer).__name__}: give one of torch.optim")
+    return Tracker(module, optimizer, charges, every=every, laws=laws, keep=keep, writer=writer)
+
+
+@dataclass
+class _Waiting:
+    """What was read and not fetched yet, of a step or of the row after so many."""
+
+    step: Step | None = None
+    row: int | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Tracker:
@@ -78,6 +114,8 @@ class Tracker:
     ----------
     charges : tuple of Charge
         What is followed.
+    laws : tuple of str
+        What each is compared with.
     steps : int
         Optimizer steps seen.
     every : int
@@ -95,18 +133,40 @@ class Tracker:
     >>> tracker.remove()
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.SGD, charges: Sequence[Charge], *, every: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        charges: Sequence[Charge],
+        *,
+        every: int,
+        laws: Sequence[str] | None,
+        keep: int,
+        writer: Any,
+    ) -> None:
         self.charges = _checked(module, charges)
-        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
-            raise InvalidCharge(f"every is {every!r}; give a positive number of steps, an integer")
-        self.every = int(every)
+        self.every, self._keep = _whole("every", every, 1), _whole("keep", keep, 2)
+        self.laws = _chosen(laws, optimizer)
         self.steps = 0
         names = [charge.name for charge in self.charges]
         if not names or len(set(names)) < len(names):
             raise InvalidCharge(f"tracking needs charges with distinct names, got {names}")
-        self._module, self._optimizer = module, optimizer
-        self._followed = {charge.name: FollowedCharge(charge, module, optimizer) for charge in self.charges}
-        self._rows = [0]
+        if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+            raise InvalidCharge(f"writer is {writer!r}: give something with add_scalar(tag, value, step)")
+        self._module, self._optimizer, self._writer = module, optimizer, writer
+        self._followed = {charge.name: FollowedCharge(charge, module, self.laws) for charge in self.charges}
+        self._readings = Readings({name: (f.charge, f.parameters) for name, f in self._followed.items()})
+        watch: Any = ObservedSteps if self.laws == (OBSERVED,) else SGDSteps
+        self._watch: SGDSteps | ObservedSteps = watch(optimizer, self._followed, self._readings)
+        self._rows: list[int] = []
+        self._waiting: list[_Waiting] = []
+        with torch.no_grad():
+            momenta = self._readings.split(self._watch.momenta().cpu().numpy(), self._followed)
+            start = self._readings.split(self._row()["row"].cpu().numpy(), self._followed)
+        for name, followed in self._followed.items():
+            followed.start(start[name], momenta[name])
+        self._append_row()
+        self._fetch()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -141,26 +201,84 @@ class Tracker:
 
     @torch.no_grad()
     def _observe(self) -> None:
-        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        size = 0.0
+        self._step = self._watch.before()
         if self.steps % self.every == 0:
-            size = float(torch.nn.utils.get_total_norm(gradients))
-        for followed in self._followed.values():
-            followed.before_step(self._optimizer, size)
+            gradients = [
+                p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            size = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+            self._step.values["size"] = whole(size).double().reshape(1)
 
     @torch.no_grad()
     def _after_step(self, *_: object) -> None:
-        for followed in self._followed.values():
-            followed.after_step(self._optimizer)
+        self._watch.after(self._step)
+        self._waiting.append(_Waiting(step=self._step, tensors=self._step.values))
         self.steps += 1
         if self.steps % self.every == 0:
-            self._rows.append(self.steps)
+            self._append_row()
+        if len(self._waiting) >= _WAITING or not any(t.is_cuda for t in self._waiting[-1].tensors.values()):
+            self._fetch()
+
+    def _row(self) -> dict[str, Tensor]:
+        theta = parameters_of(self._followed)
+        return {"row": self._readings.pairing(theta, theta, self._followed, sizes=True)}
+
+    @torch.no_grad()
+    def _append_row(self) -> None:
+        self._waiting.append(_Waiting(row=self.steps, tensors=self._row()))
+
+    def _fetch(self) -> None:
+        """Bring what was read to the host at once, and advance the laws and the record by it."""
+        flat = [tensor for waiting in self._waiting for tensor in waiting.tensors.values()]
+        if not flat:
+            return
+        numbers, start = torch.cat(flat).cpu().numpy(), 0
+        for waiting in self._waiting:
+            values = {}
+            for key, tensor in waiting.tensors.items():
+                values[key] = numbers[start : start + len(tensor)]
+                start += len(tensor)
+            if waiting.step is not None:
+                self._advance(waiting.step, values)
+            else:
+                self._record(waiting.row, values["row"])
+        self._waiting = []
+
+    def _advance(self, step: Step, values: dict[str, Any]) -> None:
+        size = values.pop("size", None)
+        if size is not None:
+            for name, along in self._readings.split(values["along"], step.of).items():
+                self._followed[name].saw_gradient(along, float(size[0]))
+        self._watch.advance(step, values)
+
+    def _record(self, number: Any, row: Any) -> None:
+        self._rows.append(number)
+        values, sizes = np.split(row, 2)
+        measured = self._readings.split(values, self._followed)
+        normaliser = self._readings.split(sizes, self._followed)
+        for name, followed in self._followed.items():
+            followed.saw_row(measured[name].copy(), normaliser[name].copy())
+        self._write(number)
+        if len(self._rows) > self._keep:
+            self._rows = self._rows[::2]
+            self.every *= 2
             for followed in self._followed.values():
-                followed.measure()
+                followed.thin()
+
+    def _write(self, number: int) -> None:
+        if self._writer is None:
+            return
+        for name, followed in self._followed.items():
+            measured, predicted, scale = (followed.rows[key][-1] for key in ("measured", self.laws[0], "normaliser"))
+            with np.errstate(all="ignore"):
+                residual = np.max(np.abs(predicted - measured) / np.where(scale > 0, scale, np.inf))
+            self._writer.add_scalar(f"charges/{name}", float(measured.mean()), number)
+            self._writer.add_scalar(f"residuals/{name}", float(residual), number)
 
     @property
     def record(self) -> Record:
         """Everything recorded so far, as read-only arrays."""
+        self._fetch()
         step = frozen(np.array(self._rows))
         return Record(step, {name: f.record(step) for name, f in self._followed.items()})
 
@@ -169,16 +287,17 @@ class Tracker:
 
         Parameters
         ----------
-        law : {"discrete", "article", "corrected", "with_defect"}
+        law : {"discrete", "article", "corrected", "with_defect", "observed"}
             The exact discrete law; the continuous law as published (Kunin et al. 2021, arXiv 2012.04728)
-            or corrected; the discrete law with the measured ⟨ξ(θ), g⟩ inserted, which holds for any gradient.
+            or corrected; the discrete law with the measured ⟨ξ(θ), g⟩ inserted, which holds for any gradient; the
+            sum of the observed updates, for any optimizer.
         charge_relative : bool
             Divide by |charge| instead of Σ|θ_A| (translation) or ‖θ_A‖² (scale, rescale).
 
         Raises
         ------
         NoClosedLaw
-            For an unknown law, or the article's law under Nesterov.
+            For an unknown law, one that is not followed, or the article's law under Nesterov.
         Diverged
             If a charge left the finite numbers; its `.trajectory` is the record of that charge.
         """
@@ -192,6 +311,7 @@ class Tracker:
 
         Zero up to rounding if the loss has the symmetry; taken at the recorded steps.
         """
+        self._fetch()
         return {name: float(f.defect.max()) for name, f in self._followed.items()}
 
     def explain(self) -> dict[str, str]:
@@ -201,15 +321,34 @@ class Tracker:
         at least ten times smaller.
         """
         record = self.record
+        if self.laws == (OBSERVED,):
+            kind = type(self._optimizer).__name__
+            missed = {name: float(record[name].residual(OBSERVED).max()) for name in record}
+            return {
+                name: f"{type(f.charge).__name__} {name!r}: measured under {kind}, without a prediction; "
+                f"the sum of what its updates change misses it by {missed[name]:.1e}."
+                for name, f in self._followed.items()
+            }
+        _require(self.laws, ("discrete", "with_defect"))
         return {
             name: explain_residual(f.charge, record[name], float(f.defect.max()), self._module, f.epsilon)
             for name, f in self._followed.items()
         }
 
+    def to_xarray(self) -> Any:
+        """Return the record as an xarray.Dataset; see `Record.to_xarray`."""
+        return self.record.to_xarray()
+
+    def plot(self, names: Sequence[str] | None = None, figure: Any = None) -> Any:
+        """Draw the record so far; given a figure, into that one again. See `Record.plot`."""
+        return self.record.plot(names, figure)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as tensors and plain types, to be saved next to the optimizer's."""
+        self._fetch()
         return {
             "version": _VERSION,
+            "laws": list(self.laws),
             "charges": [charge.to_dict() for charge in self.charges],
             "every": self.every,
             "steps": self.steps,
@@ -223,17 +362,47 @@ class Tracker:
         Raises
         ------
         InvalidCharge
-            If it was taken from other charges or by another version.
+            If it was taken from other charges or laws, or by another version.
         """
         if state["version"] != _VERSION:
             raise InvalidCharge(f"tracker state has version {state['version']}; this modeq reads {_VERSION}")
         saved = tuple(Charge.from_dict(data) for data in state["charges"])
         if saved != self.charges:
             raise InvalidCharge(f"tracker state is of the charges {saved}, this tracker follows {self.charges}")
+        if tuple(state["laws"]) != self.laws:
+            raise InvalidCharge(f"tracker state is of the laws {state['laws']}, this tracker follows {list(self.laws)}")
         self.every, self.steps = state["every"], state["steps"]
         self._rows = state["rows"].tolist()
         for name, followed in self._followed.items():
             followed.load_state_dict(state["followed"][name])
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        what = "a positive number of steps, an integer" if least == 1 else f"an integer of at least {least}"
+        raise InvalidCharge(f"{name} is {value!r}; give {what}")
+    return int(value)
+
+
+def _chosen(laws: Any, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The laws to follow; raises if there are no such, or the optimizer does not obey them."""
+    if laws is None:
+        return LAWS if is_sgd(optimizer) else (OBSERVED,)
+    chosen = tuple(laws) if isinstance(laws, Sequence) and not isinstance(laws, str) else ()
+    if chosen != (OBSERVED,) and (not chosen or not set(chosen) <= set(LAWS) or len(set(chosen)) < len(chosen)):
+        raise NoClosedLaw(f"laws is {laws!r}: give some of {list(LAWS)}, or [{OBSERVED!r}]")
+    if chosen != (OBSERVED,) and not is_sgd(optimizer):
+        raise UnsupportedOptimizer(
+            f"laws is {laws!r}: {type(optimizer).__name__} does not obey them, which follow from the update rule of "
+            f"torch.optim.SGD itself; measure with laws=[{OBSERVED!r}]"
+        )
+    return chosen
+
+
+def _require(laws: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    missing = [law for law in needed if law not in laws]
+    if missing:
+        raise NoClosedLaw(f"an explanation needs the laws {list(needed)}, and {missing} are not followed")
 
 
 def _checked(module: Any, charges: Any) -> tuple[Charge, ...]:

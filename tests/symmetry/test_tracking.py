@@ -272,7 +272,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(every):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 7}, "tracker state has version 7; this modeq reads 1"),
+        ({"version": 7}, "tracker state has version 7; this modeq reads 2"),
         ({"charges": [Scale("unit", {"unit": 0}).to_dict()]}, "tracker state is of the charges"),
     ],
 )
@@ -422,20 +422,61 @@ def test_the_article_has_no_nesterov(train):
         tracker.residual("exact")
 
 
-def test_other_optimizers_are_refused():
-    module = SmoothNetwork()
-    with pytest.raises(UnsupportedOptimizer, match=r"tracking needs torch.optim.SGD itself, got Adam"):
-        track(module, torch.optim.Adam(module.parameters()), SMOOTH_CHARGES)
-
-
 class _Subclass(torch.optim.SGD):
-    pass
+    """It may update otherwise."""
 
 
-def test_a_subclass_may_update_otherwise_and_is_refused():
+OTHERS = {
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2),
+    "subclass": lambda p: _Subclass(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_under_other_optimizers_what_the_updates_change_is_added_up(name):
     module = SmoothNetwork()
-    with pytest.raises(UnsupportedOptimizer, match="got _Subclass"):
-        track(module, _Subclass(module.parameters(), lr=0.1), SMOOTH_CHARGES)
+    optimizer = OTHERS[name](module.parameters())
+    with track(module, optimizer, SMOOTH_CHARGES) as tracker:
+        for k in range(30):
+            x, y = smooth_batch(k)
+
+            def closure(x=x, y=y):
+                optimizer.zero_grad()
+                loss = cross_entropy(module(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    assert tracker.laws == ("observed",)
+    assert max(tracker.residual("observed").values()) < 1e-13
+    record = tracker.record["unit"]
+    assert abs(record.measured[-1] - record.measured[0]).max() > 1e-3  # it moved
+    with pytest.raises(NoClosedLaw, match="no law 'discrete'; choose one of observed"):
+        tracker.residual()
+    kind = type(optimizer).__name__
+    assert f"Scale 'unit': measured under {kind}, without a prediction" in tracker.explain()["unit"]
+    with pytest.raises(UnsupportedOptimizer, match=rf"laws is \['discrete'\]: {kind} does not obey them"):
+        track(module, optimizer, SMOOTH_CHARGES, laws=["discrete"])
+    with pytest.raises(UnsupportedOptimizer, match="optimizer is int: give one of torch.optim"):
+        track(module, 3, SMOOTH_CHARGES)
+
+
+def test_charges_across_groups_are_measured_where_nothing_is_predicted():
+    module = SmoothNetwork()
+    groups = [{"params": [module.unit, module.inner]}, {"params": [module.outer], "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    with pytest.raises(NoClosedLaw, match="parameter groups with different hyper-parameters"):
+        track(module, optimizer, SMOOTH_CHARGES)
+    with track(module, optimizer, SMOOTH_CHARGES, laws=["observed"]) as tracker:
+        for k in range(20):
+            x, y = smooth_batch(k)
+            optimizer.zero_grad()
+            cross_entropy(module(x), y).backward()
+            optimizer.step()
+    assert max(tracker.residual("observed").values()) < 1e-13
 
 
 def test_parameters_outside_of_the_optimizer_are_refused():

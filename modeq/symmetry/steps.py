@@ -1,0 +1,160 @@
+"""What is read of each step of an optimizer: of SGD what its laws need, of any other the update itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeq.symmetry.followed import FollowedCharge
+from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.reading import Readings
+from modeq.symmetry.sgd_state import buffers_of, common_step, groups_of, moving
+
+Followed = Mapping[str, FollowedCharge]
+
+
+@dataclass
+class Step:
+    """One step: its hyper-parameters for each charge that moved, and what was read, one charge after another.
+
+    Attributes
+    ----------
+    of : charge's name -> (hyper-parameters, sign of its gradients, whether it is the first step)
+    values : what was read -> tensor over all generators of these charges
+    """
+
+    of: dict[str, tuple[SGDStep, float, bool]]
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SGDSteps:
+    """Reads ⟨ξ(θ), g⟩ before a step of torch.optim.SGD, and what its update gives after it."""
+
+    def __init__(self, optimizer: torch.optim.SGD, followed: Followed, readings: Readings) -> None:
+        self.optimizer, self.followed, self.readings = optimizer, followed, readings
+        self.groups = {name: groups_of(optimizer, name, f.parameters) for name, f in followed.items()}
+        for name, groups in self.groups.items():
+            common_step(optimizer, name, groups)
+
+    def momenta(self) -> Tensor:
+        """⟨ξ(θ), v⟩ of the buffers that there are."""
+        buffers: dict[int, Tensor] = {}
+        for name, followed in self.followed.items():
+            step, _ = common_step(self.optimizer, name, self.groups[name])
+            held, _ = buffers_of(self.optimizer, name, followed.parameters, step.dampening)
+            buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
+        return self.readings.pairing(parameters_of(self.followed), buffers, self.followed)
+
+    def before(self) -> Step:
+        """Read what the step will overwrite; raises `NoClosedLaw` before anything moved."""
+        moved = {n: f for n, f in self.followed.items() if moving(n, f.parameters)}
+        step = Step({})
+        theta, gradients, self.buffers = parameters_of(moved), {}, {}
+        for name, followed in moved.items():
+            hyper, sign = common_step(self.optimizer, name, self.groups[name])
+            held, first = buffers_of(self.optimizer, name, followed.parameters, hyper.dampening)
+            step.of[name] = hyper, sign, first
+            gradients |= {id(p): p.grad for p in followed.parameters.values()}
+            self.buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
+        pairing = self.readings.pairing
+        step.values["along"] = pairing(theta, gradients, moved)  # type: ignore[arg-type]
+        plain = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum == 0 or hyper.nesterov]
+        if plain:
+            step.values["gg"] = pairing(gradients, gradients, plain)  # type: ignore[arg-type]
+            step.values["gv"] = pairing(gradients, self.buffers, plain)  # type: ignore[arg-type]
+        nesterov = [name for name, (hyper, _, _) in step.of.items() if hyper.nesterov and hyper.momentum]
+        if nesterov:
+            step.values["tt"] = pairing(theta, theta, nesterov)
+            step.values["tv"] = pairing(theta, self.buffers, nesterov)
+        return step
+
+    def after(self, step: Step) -> None:
+        """Read the new buffers."""
+        kept = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum != 0]
+        buffers: dict[int, Tensor] = {}
+        for name in kept:
+            held, _ = buffers_of(self.optimizer, name, self.followed[name].parameters, 0.0)
+            buffers |= {id(p): held[n] for n, p in self.followed[name].parameters.items()}
+        if kept:
+            step.values["vv"] = self.readings.pairing(buffers, buffers, kept)
+        del self.buffers
+
+    def advance(self, step: Step, values: dict[str, Any]) -> None:
+        """Advance the laws, given what was read."""
+        plain = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum == 0 or hyper.nesterov]
+        nesterov = [name for name, (hyper, _, _) in step.of.items() if hyper.nesterov and hyper.momentum]
+        kept = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum != 0]
+        names = {"along": list(step.of), "gg": plain, "gv": plain, "tt": nesterov, "tv": nesterov, "vv": kept}
+        read = {key: self.readings.split(value, names[key]) for key, value in values.items()}
+        for name, (hyper, sign, first) in step.of.items():
+            along = sign * read["along"][name]
+            if hyper.momentum == 0:
+                forcing, cross = read["gg"][name], 0.0 if first else sign * read["gv"][name]
+            else:
+                forcing = cross = read["vv"][name]
+                if hyper.nesterov:
+                    forcing, cross = _nesterov(hyper, first, along, *(read[k][name] for k in ("gg", "tt", "vv")),
+                                               sign * read["gv"][name], read["tv"][name])  # fmt: skip
+            self.followed[name].advance(hyper, forcing, cross, along, first=first)
+
+
+def _nesterov(step: SGDStep, first: bool, along: Any, gg: Any, tt: Any, new: Any, gv: Any, tv: Any) -> tuple[Any, Any]:
+    """⟨ξ(u), u⟩ and ⟨ξ(u), v⁺⟩ of u = d + βv⁺ with d = g + λθ and v⁺ = βv + (1 − α)d, from products of its parts."""
+    decay, beta = step.weight_decay, step.momentum
+    kept, fresh = (0.0, 1.0) if first else (beta, 1.0 - step.dampening)
+    dd = gg + 2 * decay * along + decay * decay * tt
+    dv = kept * (gv + decay * tv) + fresh * dd
+    return dd + 2 * beta * dv + beta * beta * new, dv + beta * new
+
+
+class ObservedSteps:
+    """Reads ⟨ξ(θ), Δ⟩ and ⟨ξ(Δ), Δ⟩ of the update Δ of any optimizer; it keeps a copy of θ during the step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, followed: Followed, readings: Readings) -> None:
+        self.optimizer, self.followed, self.readings = optimizer, followed, readings
+        for name, f in followed.items():
+            groups_of(optimizer, name, f.parameters)
+
+    def momenta(self) -> Tensor:
+        """Nothing is predicted: zeros."""
+        return torch.zeros(sum(self.readings.counts[name] for name in self.followed), dtype=torch.float64)
+
+    def before(self) -> Step:
+        """Copy the parameters."""
+        self.start = {key: p.detach().clone() for key, p in parameters_of(self.followed).items()}
+        rate = float(self.optimizer.param_groups[0].get("lr", 0.0))
+        step = Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)))
+        slopes = {
+            id(p): torch.zeros_like(p) if p.grad is None else p.grad
+            for f in self.followed.values()
+            for p in f.parameters.values()
+        }
+        step.values["along"] = self.readings.pairing(self.start, slopes, self.followed)
+        return step
+
+    def after(self, step: Step) -> None:
+        """Compare."""
+        theta = parameters_of(self.followed)
+        update = {key: theta[key].detach() - before for key, before in self.start.items()}
+        step.values["drift"] = self.readings.pairing(self.start, update, self.followed)
+        step.values["square"] = self.readings.pairing(update, update, self.followed)
+        del self.start
+
+    def advance(self, step: Step, values: dict[str, Any]) -> None:
+        """Add up the changes."""
+        read = {key: self.readings.split(value, self.followed) for key, value in values.items()}
+        for name, followed in self.followed.items():
+            followed.laws.observe(read["drift"][name], read["square"][name], step.of[name][0].h)
+
+
+def parameters_of(followed: Followed) -> dict[int, Tensor]:
+    """Return the parameters of some charges by their identity.
+
+    Examples
+    --------
+    >>> parameters_of({})
+    {}
+    """
+    return {id(p): p for f in followed.values() for p in f.parameters.values()}
