@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from modeq.errors import MissingDependency
+from modeq.errors import InvalidSetting, MissingDependency
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
 from modeq.methods.exact import exact
@@ -19,12 +19,12 @@ from modeq.numeric.flows import Layer
 from modeq.numeric.orders import ObservedOrder, observed_order
 from modeq.numeric.protocol import Problem
 from modeq.symbolic.rooted_trees import checked_order
-from modeq.symmetry.oracle import diagonal_symmetries
+from modeq.symmetry.oracle import affine_symmetries, diagonal_symmetries
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-__all__ = ["assert_order", "diagonal_symmetries", "methods", "networks", "polynomial_losses"]
+__all__ = ["affine_symmetries", "assert_order", "diagonal_symmetries", "methods", "networks", "polynomial_losses"]
 
 
 def assert_order(
@@ -172,26 +172,55 @@ def polynomial_losses(variables: Sequence[sp.Symbol], degree: int = 4) -> "Searc
     )
 
 
-def networks() -> "SearchStrategy[Any]":
+def networks(
+    *,
+    widths: tuple[int, int] = (3, 5),
+    blocks: tuple[int, int] = (1, 3),
+    features: int = 3,
+    outputs: int = 3,
+    adjacent: bool = True,
+) -> "SearchStrategy[Any]":
     """Return a strategy for small networks of vectors, in float64 and in training mode, from a grammar.
 
     A network is a sequence of blocks, and a linear map at the end; a block is a linear map with or without a bias, then
     perhaps a batch or layer norm with or without affine parameters, then ReLU, leaky ReLU, abs, tanh, GELU or nothing;
-    or a residual block of two linear maps, the second without a bias, around one of these. They take three features
-    and give three outputs; normalisations have an ε of 1e-30.
+    or a residual block of two linear maps, the second without a bias, around one of these. Normalisations have an ε of
+    1e-30. A layer norm has three entries or more: of two it makes constants.
+
+    Parameters
+    ----------
+    widths : pair of int
+        The smallest and the largest number of neurons, those inside residual blocks included.
+    blocks : pair of int
+        The smallest and the largest number of blocks.
+    features, outputs : int
+        The sizes of an input and of an output.
+    adjacent : bool
+        Whether a linear map may follow on another, or on a norm, without an activation between them. If not, every
+        block of the first kind ends with an activation. A residual block then adds to the input or to what comes out
+        of an activation, which no parameter can turn, so that its second linear map and what reads the sum are bound.
+
+    Raises
+    ------
+    InvalidSetting
+        If a number is below 1 or a pair is not in order.
 
     Examples
     --------
     >>> import torch
     >>> from hypothesis import given
-    >>> @given(networks())
-    ... def three_to_three(network):
-    ...     assert network(torch.ones(6, 3, dtype=torch.float64)).shape == (6, 3)
-    >>> three_to_three()
+    >>> @given(networks(widths=(2, 3), features=2))
+    ... def two_to_three(network):
+    ...     assert network(torch.randn(6, 2, dtype=torch.float64)).shape == (6, 3)
+    >>> two_to_three()
     """
     from torch import nn
 
     st = _strategies()
+    ranges = {"widths": widths, "blocks": blocks, "features": (features,) * 2, "outputs": (outputs,) * 2}
+    for name, (low, high) in ranges.items():
+        if not 1 <= low <= high:
+            raise InvalidSetting(f"{name} of networks is {low}…{high}; give positive numbers, the smaller first")
 
     class Absolute(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -215,20 +244,21 @@ def networks() -> "SearchStrategy[Any]":
     @st.composite
     def network(draw: Any) -> Any:
         layers: list[nn.Module] = []
-        width = 3
-        for _ in range(draw(st.integers(1, 3))):
+        width = features
+        for _ in range(draw(st.integers(*blocks))):
             kind = draw(st.sampled_from(kinds))
             if draw(st.integers(0, 3)) == 0:
-                inner = draw(st.integers(3, 5))
+                inner = draw(st.integers(*widths))
                 first, second = nn.Linear(width, inner, draw(st.booleans())), nn.Linear(inner, width, bias=False)
                 layers.append(Residual(nn.Sequential(first, kind(), second)))
                 continue
-            after = draw(st.integers(3, 5))
+            after = draw(st.integers(*widths))
             layers.append(nn.Linear(width, after, draw(st.booleans())))
-            layers += norms[draw(st.sampled_from(sorted(norms)))](after, draw(st.booleans()))
-            if draw(st.integers(0, 7)):
+            norm = draw(st.sampled_from(sorted(norms) if after > 2 else ["batch", "none"]))
+            layers += norms[norm](after, draw(st.booleans()))
+            if not adjacent or draw(st.integers(0, 7)):
                 layers.append(kind())
             width = after
-        return nn.Sequential(*layers, nn.Linear(width, 3, draw(st.booleans()))).double()
+        return nn.Sequential(*layers, nn.Linear(width, outputs, draw(st.booleans()))).double()
 
     return network()

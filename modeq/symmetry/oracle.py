@@ -1,5 +1,6 @@
-"""All diagonal and constant symmetries of a small network, without a look at its graph."""
+"""All affine symmetries of a small network, the diagonal ones among them, without a look at its graph."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,13 +10,25 @@ from torch.func import functional_call, grad, vmap
 
 from modeq.errors import InvalidCharge
 
+Loss = Callable[[Any, Any], Tensor]
+Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+
+TINY = torch.finfo(torch.float64).tiny
+# A gradient is used if the loss at two points so far from θ agrees with it so well, relative to its length.
+STEP, AGREEMENT = 1e-5, 1e-6
+# A direction is used at a θ if the gradients there reach it so well, relative to the best.
+REACH = 1e-4
+# How many sets of D + 1 points the affine null space may take.
+SETS = 16
+
 
 class NullSpace(NamedTuple):
-    """The fields a∘θ + c along which no gradient points.
+    """The fields of one kind along which no gradient points.
 
     Attributes
     ----------
-    fields : tensor (dimension, 2d), rows (a, c), orthonormal
+    fields : tensor (dimension, unknowns), orthonormal rows
+        (a, c) for a∘θ + c, with 2D unknowns; the rows of the matrix [M, c] for Mθ + c, with D(D + 1).
     gap : the smallest singular value that counts over the largest that does not; what is far below 1e6 is no answer
     """
 
@@ -24,12 +37,7 @@ class NullSpace(NamedTuple):
 
 
 def diagonal_symmetries(
-    module: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
-    draw: Callable[[torch.Generator], tuple[Tensor, Tensor]],
-    *,
-    seed: int = 0,
-    tolerance: float = 1e-10,
+    module: nn.Module, loss: Loss, draw: Draw, *, seed: int = 0, tolerance: float = 1e-10
 ) -> NullSpace:
     """Return every field ξ(θ) = a∘θ + c with ⟨g(θ), ξ(θ)⟩ = 0 at all θ for all batches.
 
@@ -59,37 +67,210 @@ def diagonal_symmetries(
     >>> len(diagonal_symmetries(net, torch.nn.functional.mse_loss, draw).fields)
     3
     """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if any(p.dtype != torch.float64 for p in parameters.values()):
-        raise InvalidCharge("the null space of gradients needs float64: give module.double()")
+    function = _Function(module, loss)
     generator = torch.Generator().manual_seed(seed)
-    size = sum(p.numel() for p in parameters.values())
-    points = [(_parameters(parameters, generator), *draw(generator)) for _ in range(4 * size + 16)]
-    theta = {name: torch.stack([point[0][name] for point in points]) for name in parameters}
-    inputs, targets = (torch.stack([point[k] for point in points]) for k in (1, 2))
-    fixed = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
-    buffers = {name: b.expand(len(points), *b.shape).clone() for name, b in module.named_buffers()}
-
-    def value(theta: dict[str, Tensor], state: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(module, {**theta, **fixed, **state}, (x,)), y)
-
-    slopes = vmap(grad(value), randomness="different")(theta, buffers, inputs, targets)
-    flat, g = (torch.cat([values[name].flatten(1) for name in parameters], 1) for values in (theta, slopes))
+    points = [(function.parameters(generator), *draw(generator)) for _ in range(4 * function.size + 16)]
+    theta, inputs, targets = (torch.stack([point[k] for point in points]) for k in range(3))
+    g = vmap(grad(function), randomness="different")(theta, function.buffers(len(points)), inputs, targets)
     length = g.norm(dim=1, keepdim=True)
     kept = length[:, 0] > 0  # all neurons may be dead
-    rows = (torch.cat([g * flat, g], 1) / length)[kept]
-    _, singular, vectors = torch.linalg.svd(rows, full_matrices=True)
-    rank = int((singular > tolerance * singular[0]).sum())
-    below = singular[rank] if rank < len(singular) else torch.tensor(0.0)
-    gap = float(singular[rank - 1] / below.clamp_min(torch.finfo(torch.float64).tiny))
-    return NullSpace(vectors[rank:], gap)
+    rows = (torch.cat([g * theta, g], 1) / length)[kept]
+    _, fields, gap = _split(rows, tolerance)
+    return NullSpace(fields, gap)
 
 
-def _parameters(like: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Of order one and away from 0, a matrix divided by the root of its inputs."""
-    found = {}
-    for name, p in like.items():
-        size = 0.4 + 1.2 * torch.rand(p.shape, generator=generator, dtype=torch.float64)
-        sign = torch.randint(0, 2, p.shape, generator=generator) * 2 - 1
-        found[name] = size * sign / (p[0].numel() ** 0.5 if p.dim() > 1 else 1)
-    return found
+def affine_symmetries(
+    module: nn.Module, loss: Loss, draw: Draw, *, seed: int = 0, tolerance: float = 1e-6
+) -> NullSpace:
+    """Return every field ξ(θ) = Mθ + c with ⟨g(θ), ξ(θ)⟩ = 0 at all θ for all batches; M is any D×D matrix.
+
+    It is the null space of the rows vec(g ⊗ (θ, 1)). Beside the generators of scales, rescales and translations it
+    holds
+
+    - every translation times every affine function of θ, D + 1 fields for each;
+    - GL(d) between adjacent linear maps with d values between them, or what a norm between them leaves of it;
+    - for a scalar output w·(x + Va) the fields δV with columns A_k w, where all A_k are antisymmetric; and their like.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In float64, with D ≲ 40 parameters: there are D(D + 1) unknowns.
+    loss : callable on (output, target)
+    draw : callable
+        From a generator to a random (input, target), always of the same shapes.
+    seed : int
+    tolerance : float
+        Singular values below it, relative to the largest, count as 0.
+
+    Raises
+    ------
+    InvalidCharge
+        If the module is not in float64, no gradient can be used, or more points always bring more conditions.
+
+    Notes
+    -----
+    At each θ the gradients of many batches span a space; the field lies in its complement N(θ). At D + 1 points θ_k,
+    the corners of a regular simplex up to the scale of each parameter, a field may take any values n_k ∈ N(θ_k), and
+    these determine it: what is unknown are the coordinates of all n_k, some D·dim N rather than D². Each further θ
+    gives the conditions that ξ(θ), a known combination of the n_k, lies in N(θ). Translations, which lie in all N(θ),
+    are split off first. Points are added until a fresh set of D + 1 of them tells nothing new.
+
+    Gradients that disagree with differences of the loss are left out: those that rounding decides, as where all neurons
+    are dead and a norm divides a constant by its size, and those next to a kink. So are directions that the gradients
+    at a θ hardly reach. What is left out makes no condition: it can only make the null space larger.
+
+    Examples
+    --------
+    >>> def draw(generator):
+    ...     return tuple(torch.randn(6, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    >>> layers = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+    >>> linear = nn.Sequential(*layers).double()
+    >>> len(affine_symmetries(linear, torch.nn.functional.mse_loss, draw).fields)  # GL(3)
+    9
+    >>> nonlinear = nn.Sequential(layers[0], nn.ReLU(), layers[1]).double()
+    >>> len(affine_symmetries(nonlinear, torch.nn.functional.mse_loss, draw).fields)  # one for each neuron
+    3
+    """
+    function = _Function(module, loss)
+    generator = torch.Generator().manual_seed(seed)
+    sets = [_gradients(function, draw, generator) for _ in range(3)]
+    if not any(rank for known in sets for rank in known.ranks):
+        raise InvalidCharge("no gradient can be used: each is 0, or differences of the loss disagree with it")
+    while len(sets) <= SETS:
+        moving, translations, gap = _split(torch.cat([known.along() for known in sets]), tolerance)
+        base, *rest = sorted(sets[:-1], key=lambda known: -sum(known.ranks))
+        unknown = _Unknown(base, moving)
+        conditions = torch.cat([unknown.conditions(known) for known in rest])
+        _, solutions, own_gap = _split(conditions, tolerance)
+        if (unknown.conditions(sets[-1]) @ solutions.T).norm() < tolerance:
+            break
+        sets.append(_gradients(function, draw, generator))
+    else:
+        raise InvalidCharge(f"{SETS} sets of points do not suffice: each brings new conditions")
+    size = function.size
+    multiples = torch.einsum("td,ef->tedf", translations, torch.eye(size + 1, dtype=torch.float64))
+    others = torch.linalg.qr(unknown.fields(solutions).T)[0].T
+    return NullSpace(torch.cat([multiples.reshape(-1, size * (size + 1)), others]), min(gap, own_gap))
+
+
+class _Gradients(NamedTuple):
+    """At D + 1 points θ orthonormal vectors, of which the first span what the gradients of all batches do."""
+
+    points: Tensor
+    vectors: Tensor
+    ranks: list[int]
+
+    def along(self) -> Tensor:
+        return torch.cat([vectors[:rank] for vectors, rank in zip(self.vectors, self.ranks, strict=True)])
+
+    def across(self) -> list[Tensor]:
+        return [vectors[rank:] for vectors, rank in zip(self.vectors, self.ranks, strict=True)]
+
+    def extended(self) -> Tensor:
+        return torch.cat([self.points, torch.ones_like(self.points[:, :1])], 1)
+
+
+class _Unknown:
+    """A field's values at the D + 1 points of a base, where it may be anything that no gradient sees.
+
+    They are taken modulo translations, as coordinates along orthonormal rows `moving`.
+    """
+
+    def __init__(self, base: _Gradients, moving: Tensor) -> None:
+        values = []
+        for across in base.across():  # these hold the translations, so that the singular values are 0 or 1
+            _, singular, vectors = torch.linalg.svd(across @ moving.T, full_matrices=False)
+            values.append(vectors[singular > 0.5])
+        self.moving = moving
+        self.values = torch.cat(values).T
+        self.point = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(values)])
+        self.inverse = torch.linalg.inv(base.extended())
+
+    def conditions(self, known: _Gradients) -> Tensor:
+        """The rows that say that no gradient at other points sees the field."""
+        values = self.moving.T @ self.values
+        weights = (known.extended() @ self.inverse)[:, self.point]
+        counts = torch.tensor(known.ranks)
+        return (known.along() @ values) * weights.repeat_interleave(counts, 0)
+
+    def fields(self, solutions: Tensor) -> Tensor:
+        """The matrices [M, c] of solutions, flat."""
+        values = self.moving.T @ self.values
+        return torch.einsum("du,zu,eu->zde", values, solutions, self.inverse[:, self.point]).flatten(1)
+
+
+class _Function:
+    """The loss of a module as a function of one vector of all parameters that require a gradient."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        self.module, self.loss = module, loss
+        self.moved = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.fixed = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+        if any(p.dtype != torch.float64 for p in self.moved.values()):
+            raise InvalidCharge("the null space of gradients needs float64: give module.double()")
+        self.sizes = [p.numel() for p in self.moved.values()]
+        self.size = sum(self.sizes)
+
+    def __call__(self, theta: Tensor, buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        parts = zip(self.moved.items(), theta.split(self.sizes), strict=True)
+        moved = {name: part.view(p.shape) for (name, p), part in parts}
+        return self.loss(functional_call(self.module, {**moved, **self.fixed, **buffers}, (x,)), y)
+
+    def buffers(self, *counts: int) -> dict[str, Tensor]:
+        """Copies for each of so many calls, which may write into them."""
+        return {name: b.expand(*counts, *b.shape).clone() for name, b in self.module.named_buffers()}
+
+    def parameters(self, generator: torch.Generator) -> Tensor:
+        """Of order one and away from 0, a matrix divided by the root of its inputs."""
+        found = []
+        for p in self.moved.values():
+            size = 0.4 + 1.2 * torch.rand(p.shape, generator=generator, dtype=torch.float64)
+            sign = torch.randint(0, 2, p.shape, generator=generator) * 2 - 1
+            found.append((size * sign / _root_of_inputs(p)).flatten())
+        return torch.cat(found)
+
+    def simplex(self, generator: torch.Generator) -> Tensor:
+        """The D + 1 corners of a regular simplex, turned at random; a matrix is divided by the root of its inputs.
+
+        Entries are of order one, and the rows (θ, 1) are orthogonal but for that division.
+        """
+        start = torch.randn(self.size + 1, self.size + 1, generator=generator, dtype=torch.float64)
+        start[:, 0] = 1
+        corners = torch.linalg.qr(start)[0][:, 1:] * (self.size + 1) ** 0.5
+        return corners / torch.cat(
+            [torch.full_like(p, _root_of_inputs(p)).detach().flatten() for p in self.moved.values()]
+        )
+
+
+def _root_of_inputs(p: Tensor) -> float:
+    return p[0].numel() ** 0.5 if p.dim() > 1 else 1.0
+
+
+def _gradients(function: _Function, draw: Draw, generator: torch.Generator) -> _Gradients:
+    """What the gradients of a few more batches than parameters span at the corners of a simplex."""
+    points = function.simplex(generator)
+    batches = [draw(generator) for _ in range(function.size + 8)]
+    inputs, targets = (torch.stack([batch[k] for batch in batches]) for k in range(2))
+    direction = torch.randn(function.size, generator=generator, dtype=torch.float64)
+
+    def everywhere(value: Any, points: Tensor) -> Tensor:
+        of_batches = vmap(value, (None, 0, 0, 0), randomness="different")
+        of_points = vmap(of_batches, (0, 0, None, None), randomness="different")
+        return of_points(points, function.buffers(len(points), len(batches)), inputs, targets)
+
+    g = everywhere(grad(function), points)
+    ahead, behind = (everywhere(function, points + step * direction) for step in (STEP, -STEP))
+    slopes = (ahead - behind) / (2 * STEP)
+    length = g.norm(dim=2)
+    kept = (length > 0) & ((g @ direction - slopes).abs() < AGREEMENT * length * direction.norm())
+    unit = torch.where(kept[:, :, None], g / length.clamp_min(TINY)[:, :, None], 0.0)
+    _, singular, vectors = torch.linalg.svd(unit)
+    return _Gradients(points, vectors, (singular > REACH * singular[:, :1]).sum(1).tolist())
+
+
+def _split(rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor, float]:
+    """Orthonormal rows that span what the rows span; those that span the rest; and the gap between the two."""
+    _, singular, vectors = torch.linalg.svd(rows, full_matrices=len(rows) < rows.shape[1])
+    rank = int((singular > tolerance * singular[:1]).sum())
+    below = float(singular[rank]) if rank < len(singular) else 0.0
+    return vectors[:rank], vectors[rank:], float(singular[rank - 1]) / max(below, TINY) if rank else math.inf

@@ -185,7 +185,7 @@ class Tracker:
 
     def _before_step(self, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
+        if closure is None or self.laws == (OBSERVED,):
             self._observe()
             return None
         # gradients exist only once the closure has run inside of step, so look at them at its end
