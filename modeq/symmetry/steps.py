@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +48,8 @@ class SGDSteps:
             buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
         return self.readings.pairing(parameters_of(self.followed), buffers, self.followed)
 
-    def before(self) -> Step:
-        """Read what the step will overwrite; raises `NoClosedLaw` before anything moved."""
+    def before(self, along: bool) -> Step:
+        """Read what the step will overwrite, ⟨ξ(θ), g⟩ if asked; raises `NoClosedLaw` before anything moved."""
         moved = {n: f for n, f in self.followed.items() if moving(n, f.parameters)}
         step = Step({})
         theta, gradients, self.buffers = parameters_of(moved), {}, {}
@@ -59,7 +60,8 @@ class SGDSteps:
             gradients |= {id(p): p.grad for p in followed.parameters.values()}
             self.buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
         pairing = self.readings.pairing
-        step.values["along"] = pairing(theta, gradients, moved)  # type: ignore[arg-type]
+        if along or any(hyper.nesterov for hyper, _, _ in step.of.values()):
+            step.values["along"] = pairing(theta, gradients, moved)  # type: ignore[arg-type]
         plain = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum == 0 or hyper.nesterov]
         if plain:
             step.values["gg"] = pairing(gradients, gradients, plain)  # type: ignore[arg-type]
@@ -89,7 +91,7 @@ class SGDSteps:
         names = {"along": list(step.of), "gg": plain, "gv": plain, "tt": nesterov, "tv": nesterov, "vv": kept}
         read = {key: self.readings.split(value, names[key]) for key, value in values.items()}
         for name, (hyper, sign, first) in step.of.items():
-            along = sign * read["along"][name]
+            along = sign * read["along"][name] if "along" in read else np.nan
             if hyper.momentum == 0:
                 forcing, cross = read["gg"][name], 0.0 if first else sign * read["gv"][name]
             else:
@@ -121,17 +123,18 @@ class ObservedSteps:
         """Nothing is predicted: zeros."""
         return torch.zeros(sum(self.readings.counts[name] for name in self.followed), dtype=torch.float64)
 
-    def before(self) -> Step:
-        """Copy the parameters."""
+    def before(self, along: bool) -> Step:
+        """Copy the parameters, and read ⟨ξ(θ), g⟩ if asked."""
         self.start = {key: p.detach().clone() for key, p in parameters_of(self.followed).items()}
         rate = float(self.optimizer.param_groups[0].get("lr", 0.0))
         step = Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)))
-        slopes = {
-            id(p): torch.zeros_like(p) if p.grad is None else p.grad
-            for f in self.followed.values()
-            for p in f.parameters.values()
-        }
-        step.values["along"] = self.readings.pairing(self.start, slopes, self.followed)
+        if along:
+            slopes = {
+                id(p): torch.zeros_like(p) if p.grad is None else p.grad
+                for f in self.followed.values()
+                for p in f.parameters.values()
+            }
+            step.values["along"] = self.readings.pairing(self.start, slopes, self.followed)
         return step
 
     def after(self, step: Step) -> None:

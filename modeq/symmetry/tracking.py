@@ -201,8 +201,9 @@ class Tracker:
 
     @torch.no_grad()
     def _observe(self) -> None:
-        self._step = self._watch.before()
-        if self.steps % self.every == 0:
+        recorded = self.steps % self.every == 0
+        self._step = self._watch.before(recorded or "with_defect" in self.laws)
+        if recorded:
             gradients = [
                 p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
