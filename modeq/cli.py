@@ -45,7 +45,7 @@ def _add_study(commands: Any) -> None:
         "study",
         help="derive, integrate, compare and project one optimizer on a real training",
         description="Train a network on handwritten digits with torch.optim.SGD, and write what continuous law the "
-        "optimizer follows: report.md, trajectories.png, charges.png and study.json.",
+        "optimizer follows: report.md, trajectories.png, charges.png, charges.npz and study.json.",
         epilog="example: modeq study --momentum 0.9 --lr 0.05 --weight-decay 5e-4 --out my-study",
     )
     study.add_argument("--network", default="cnn", help="cnn (ReLU, batch norm) or mlp (ReLU); default cnn")
@@ -168,7 +168,7 @@ def _study(options: dict[str, Any]) -> int:
     Settings(**settings).folder()
     result = study(**settings)
     print(json.dumps(result.results, indent=2) if options["json"] else result.table())
-    print(f"\nwritten to {result.folder}: report.md, trajectories.png, charges.png, study.json", file=sys.stderr)
+    print(f"\nwritten to {result.folder}: report.md, trajectories.png, charges.png, charges.npz, study.json", file=sys.stderr)
     return DONE
 
 

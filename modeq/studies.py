@@ -1,6 +1,6 @@
 """The main job: one optimizer derived, integrated, compared and projected, on a real training.
 
-A study writes ``report.md``, ``trajectories.png``, ``charges.png`` and ``study.json`` into a folder.
+A study writes ``report.md``, ``trajectories.png``, ``charges.png``, ``charges.npz`` and ``study.json`` into a folder.
 Each stage is saved as soon as it is done, so that a failure or an interruption keeps what there is.
 """
 
@@ -144,6 +144,7 @@ class Study:
             _draw_trajectories(self.comparisons).savefig(self.folder / "trajectories.png", dpi=150)
         if self.tracker is not None:
             _draw_charges(self.tracker).savefig(self.folder / "charges.png", dpi=150)
+            self.tracker.record.save(self.folder / "charges.npz")
 
 
 def study(

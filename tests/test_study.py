@@ -18,7 +18,7 @@ def short(tmp_path_factory):
 
 def test_it_writes_its_four_files(short):
     names = {path.name for path in short.folder.iterdir()}
-    assert names == {"report.md", "trajectories.png", "charges.png", "study.json"}
+    assert names == {"report.md", "trajectories.png", "charges.png", "charges.npz", "study.json"}
     assert json.loads((short.folder / "study.json").read_text()) == json.loads(json.dumps(short.results))
 
 

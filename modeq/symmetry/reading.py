@@ -1,7 +1,7 @@
 """All charges read off the parameters at once: each tensor is multiplied and summed once, for all charges it is in.
 
-Products are formed in the tensors' own precision and added up in float64, in pieces that stay in the cache: a reading
-allocates next to nothing beside the parameters.
+Products are formed and added up in pieces that stay in the cache, in the tensors' own precision, at least float32, and
+the pieces are added up in float64: a reading allocates next to nothing beside the parameters.
 """
 
 from collections.abc import Iterable, Mapping
@@ -108,7 +108,7 @@ def _sums(x: Tensor | None, y: Tensor, axes: set[int], *, absolute: bool = False
         part = slice(piece, piece + rows)
         product = _product(None if x is None else x[part], y[part], absolute)
         if len(axes) > 1 and product.dim() > 2 and axes <= {0, 1}:
-            product = product.flatten(2).sum(2).reshape(*product.shape[:2], *[1] * (product.dim() - 2))
+            product = product.sum(list(range(2, product.dim())), keepdim=True)
         for axis in axes:
             found[axis].append(_over_others(product, axis))
     return {
@@ -118,12 +118,14 @@ def _sums(x: Tensor | None, y: Tensor, axes: set[int], *, absolute: bool = False
 
 
 def _product(x: Tensor | None, y: Tensor, absolute: bool) -> Tensor:
+    if y.dtype in (torch.float16, torch.bfloat16):
+        x, y = None if x is None else x.float(), y.float()
     return y.abs() if absolute else y if x is None else x * y
 
 
 def _over_others(product: Tensor, axis: int) -> Tensor:
     others = [d for d in range(product.dim()) if d != axis]
-    return product.sum(others, keepdim=True, dtype=torch.float64) if others else product.double()
+    return (product.sum(others, keepdim=True) if others else product).double()
 
 
 def whole(value: Tensor) -> Tensor:
