@@ -75,12 +75,14 @@ _PUBLIC = {
     "numeric.comparison_result": ("Comparison",),
     "numeric.sweeps": ("Sweep", "sweep"),
     "numeric.orders": ("ObservedOrder", "observed_order"),
+    "symmetry.charge_equation": ("ChargeEquation",),
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
     "symmetry.finding": ("find_charges",),
     "symmetry.found": ("Charges",),
     "symmetry.noise": ("GradientNoise", "gradient_noise"),
+    "symmetry.projection": ("project",),
     "symmetry.tracking": ("Tracker", "track"),
     "symmetry.verification": ("Verification", "verify"),
     "studies": ("Study", "study"),
@@ -170,6 +172,7 @@ if TYPE_CHECKING:
     from modeq.symbolic.stochastic import stochastic_equation as stochastic_equation
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
+    from modeq.symmetry.charge_equation import ChargeEquation as ChargeEquation
     from modeq.symmetry.charges import Rescale as Rescale
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation
@@ -179,6 +182,7 @@ if TYPE_CHECKING:
     from modeq.symmetry.laws import SGDStep as SGDStep
     from modeq.symmetry.noise import GradientNoise as GradientNoise
     from modeq.symmetry.noise import gradient_noise as gradient_noise
+    from modeq.symmetry.projection import project as project
     from modeq.symmetry.tracking import Tracker as Tracker
     from modeq.symmetry.tracking import track as track
     from modeq.symmetry.verification import Verification as Verification

@@ -168,7 +168,8 @@ def _study(options: dict[str, Any]) -> int:
     Settings(**settings).folder()
     result = study(**settings)
     print(json.dumps(result.results, indent=2) if options["json"] else result.table())
-    print(f"\nwritten to {result.folder}: report.md, trajectories.png, charges.png, charges.npz, study.json", file=sys.stderr)
+    written = "report.md, trajectories.png, charges.png, charges.npz, study.json"
+    print(f"\nwritten to {result.folder}: {written}", file=sys.stderr)
     return DONE
 
 

@@ -14,8 +14,10 @@ Loss = Callable[[Any, Any], Tensor]
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 TINY = torch.finfo(torch.float64).tiny
-# A gradient is used if the loss at two points so far from θ agrees with it so well, relative to its length.
+# A gradient is used if differences of the loss over such a step agree with it so well, relative to its length,
 STEP, AGREEMENT = 1e-5, 1e-6
+# and if it changes no more than so much where θ is changed by some roundings, both relative.
+ROUNDINGS, CHANGE = 2.0**-48, 3e-13
 # A direction is used at a θ if the gradients there reach it so well, relative to the best.
 REACH = 1e-4
 # How many sets of D + 1 points the affine null space may take.
@@ -263,6 +265,7 @@ def _gradients(function: _Function, draw: Draw, generator: torch.Generator) -> _
     slopes = (ahead - behind) / (2 * STEP)
     length = g.norm(dim=2)
     kept = (length > 0) & ((g @ direction - slopes).abs() < AGREEMENT * length * direction.norm())
+    kept &= (everywhere(grad(function), points * (1 + ROUNDINGS * direction)) - g).norm(dim=2) < CHANGE * length
     unit = torch.where(kept[:, :, None], g / length.clamp_min(TINY)[:, :, None], 0.0)
     _, singular, vectors = torch.linalg.svd(unit)
     return _Gradients(points, vectors, (singular > REACH * singular[:, :1]).sum(1).tolist())
