@@ -81,6 +81,7 @@ _PUBLIC = {
     "symmetry.laws": ("SGDStep",),
     "symmetry.finding": ("find_charges",),
     "symmetry.found": ("Charges",),
+    "symmetry.equilibrium": ("Equilibrium", "equilibrium"),
     "symmetry.noise": ("GradientNoise", "gradient_noise"),
     "symmetry.projection": ("project",),
     "symmetry.tracking": ("Tracker", "track"),
@@ -177,6 +178,8 @@ if TYPE_CHECKING:
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation
     from modeq.symmetry.continuous import damping_regime as damping_regime
+    from modeq.symmetry.equilibrium import Equilibrium as Equilibrium
+    from modeq.symmetry.equilibrium import equilibrium as equilibrium
     from modeq.symmetry.finding import find_charges as find_charges
     from modeq.symmetry.found import Charges as Charges
     from modeq.symmetry.laws import SGDStep as SGDStep

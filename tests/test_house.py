@@ -66,16 +66,17 @@ def test_import_is_light():
 FUNCTIONS = {
     "Alternating", "ClassicalNesterov", "Epoch", "Extragradient", "GradientDescent", "HeavyBall",
     "ImplicitEuler", "LinearMultistep", "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic",
-    "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "exact_quadratic_flow",
+    "RungeKutta", "Simultaneous", "TripleMomentum", "compare", "damping_regime", "equilibrium",
+    "exact_quadratic_flow",
     "find_charges", "flow", "gradient_noise", "verify",
     "iterate", "memoryless_map", "method_from", "method_from_torch", "modified_equation", "modifying_equation",
-    "observed_order", "phase_space_form", "sample_iterates", "scheduled_equation",
+    "observed_order", "phase_space_form", "project", "sample_iterates", "scheduled_equation",
     "scheduled_time_derivative_form", "simulate", "state_space_form", "stochastic_equation", "study", "sweep",
     "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
-    "BSeriesField", "BSeriesMap", "Charges", "Comparison", "ExpectedEquation", "GeneralLinearMethod",
-    "GradientNoise", "MemorylessMap",
+    "BSeriesField", "BSeriesMap", "ChargeEquation", "Charges", "Comparison", "Equilibrium", "ExpectedEquation",
+    "GeneralLinearMethod", "GradientNoise", "MemorylessMap",
     "ModifiedEquation", "ModifyingEquation", "NumpyProblem", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem",
     "Rescale",
     "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm", "Status",

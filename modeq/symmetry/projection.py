@@ -1,0 +1,138 @@
+"""A modified equation projected on the generator of a symmetry."""
+
+from typing import Any, Literal, get_args
+
+import sympy as sp
+
+from modeq.errors import InvalidMethod, InvalidOrder, InvalidSetting, NoClosedLaw
+from modeq.methods.base import GeneralLinearMethod
+from modeq.methods.minibatches import ExpectedEpoch
+from modeq.symbolic.equation import modified_equation
+from modeq.symbolic.fields_and_maps import BSeriesField
+from modeq.symbolic.phase_space import PhaseSpaceForm, phase_space_form
+from modeq.symbolic.temporal import TimeDerivativeForm, time_derivative_form
+from modeq.symmetry.charge_equation import ChargeEquation
+from modeq.symmetry.charge_solutions import t, tau
+from modeq.symmetry.continuous import Variant
+from modeq.symmetry.pairings import family_of
+from modeq.symmetry.path_projection import project_path
+from modeq.symmetry.series_projection import project_series, with_plain_decay
+
+FormName = Literal["field", "time", "phase"]
+_DERIVED = {"field": modified_equation, "time": time_derivative_form, "phase": phase_space_form}
+
+
+def project(
+    equation: Any,
+    family: Any,
+    order: int | None = None,
+    form: FormName | None = None,
+    variant: Variant = "corrected",
+) -> ChargeEquation:
+    r"""Project a modified equation on the generator of a symmetry: the equation of the charge, and its solution.
+
+    With N = θᵀ𝒜θ and ⟨𝒜θ, g⟩ = 0 for every batch, gradient descent at order 2 gives
+
+        N' = −(2λ + hλ²) N + h⟨g, g⟩_𝒜,    time = h·n.
+
+    Every elementary differential is projected, at any order: ⟨𝒜θ, F(τ)⟩ = −Σ_i ⟨F(τ_i), F(τ without τ_i)⟩_𝒜 over the
+    root's children τ_i, and 0 for a translation.
+
+    Parameters
+    ----------
+    equation : GeneralLinearMethod or ExpectedEpoch, or an equation already derived from one
+        ModifiedEquation or another BSeriesField, ExpectedEquation, TimeDerivativeForm, PhaseSpaceForm.
+    family : {"translation", "scale", "rescale"}, or a charge, or the class of one
+    order : positive int, optional
+        The truncation order of the equation to derive from a method, 2 by default, which is the first order in h;
+        1 is the gradient flow.
+    form : {"field", "time", "phase"}, optional
+        Which equation to derive from a method: :func:`modified_equation` by default, :func:`time_derivative_form` or
+        :func:`phase_space_form`.
+    variant : {"corrected", "article"}
+        "article" are the laws as published. In the field form, weight decay is left out of the terms in h; in the
+        time-derivative form of order 2 the time is h(1 − α)n, and the oscillator starts at rest.
+
+    Returns
+    -------
+    ChargeEquation
+
+    Raises
+    ------
+    InvalidMethod
+        If a symbol of the method has the name of a time, t or tau, or for a game, whose players see different losses.
+    InvalidCharge
+        For an unknown family.
+    InvalidOrder, InvalidSetting
+        If an order or form is given for an equation that has one.
+    NoClosedLaw
+        If the article has no such law.
+    NoTimeDerivativeForm, NotZeroStable
+
+    Notes
+    -----
+    Source: Kunin, Sagastuy-Breña, Ganguli, Yamins, Tanaka 2021 (arXiv 2012.04728), equations 18 to 20 and the laws
+    with momentum, there to first order in h without terms of order hλ².
+
+    Examples
+    --------
+    >>> import modeq as mq, sympy as sp
+    >>> beta, lam = sp.symbols("beta lambda")
+    >>> print(mq.project(mq.GradientDescent().with_weight_decay(lam), "translation", order=4))
+    S' = -lambda·S - h*lambda**2/2·S - h**2*lambda**3/3·S - h**3*lambda**4/4·S
+    >>> print(mq.project(mq.HeavyBall(momentum=beta).with_weight_decay(lam), "scale", form="time"))
+    N'' + 2*(1 - beta)/(h*(beta + 1))·N' + 4*lambda/(h*(beta + 1))·N = 2·⟨θ',θ'⟩_𝒜
+    """
+    kind = family_of(family)
+    if variant not in get_args(Variant):
+        raise InvalidSetting(f"variant is {variant!r}: give 'corrected' or 'article'")
+    source = _source(equation, order, form)
+    _require_names(source)
+    if isinstance(source, BSeriesField):
+        if source.players:
+            raise InvalidMethod(
+                f"{source!r} is of a game, whose players see different losses: project the equation of one"
+            )
+        chosen = with_plain_decay(source) if variant == "article" else source
+        return ChargeEquation(chosen, kind, variant, project_series(chosen, kind))
+    law = ChargeEquation(source, kind, variant, project_path(source, kind))
+    return law.in_time(_time_of_the_article(source)) if variant == "article" else law
+
+
+def _source(equation: Any, order: int | None, form: Any) -> BSeriesField | TimeDerivativeForm | PhaseSpaceForm:
+    if isinstance(equation, BSeriesField | TimeDerivativeForm | PhaseSpaceForm):
+        if order is not None and order != equation.order:
+            raise InvalidOrder(f"order is {order!r}, but {equation!r} is given: derive it to that order")
+        if form is not None:
+            raise InvalidSetting(f"form is {form!r}, but {equation!r} is given: leave the form out, or give the method")
+        return equation
+    if not isinstance(equation, GeneralLinearMethod | ExpectedEpoch):
+        raise InvalidMethod(
+            f"{equation!r} is no method, nor an equation that can be projected: give mq.GradientDescent(), say, a "
+            "ModifiedEquation, a TimeDerivativeForm or a PhaseSpaceForm"
+        )
+    name = "field" if form is None else form
+    if name not in get_args(FormName):
+        raise InvalidSetting(f"form is {form!r}: give 'field', 'time' or 'phase'")
+    derived: BSeriesField | TimeDerivativeForm | PhaseSpaceForm = _DERIVED[name](
+        equation, 2 if order is None else order
+    )
+    return derived
+
+
+def _require_names(source: Any) -> None:
+    symbols = source.free_symbols if isinstance(source, BSeriesField) else source.method.free_symbols
+    if taken := sorted({symbol.name for symbol in symbols} & {t.name, tau.name}):
+        raise InvalidMethod(
+            f"{source!r} has the symbol {taken[0]}, which is a time in the equation of a charge: rename it"
+        )
+
+
+def _time_of_the_article(source: TimeDerivativeForm | PhaseSpaceForm) -> sp.Expr:
+    sgd = source.method.sgd
+    if isinstance(source, TimeDerivativeForm) and source.order == 2 and sgd is not None and not sgd["nesterov"]:
+        return 1 - sp.sympify(sgd["dampening"])
+    raise NoClosedLaw(
+        f"the article has no law for {source!r}: it has the heavy ball with coupled decay, in the time-derivative form "
+        "of order 2; use variant='corrected'"
+    )
