@@ -82,7 +82,7 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     keep = 1.0 - step.dampening if beta else 1.0
     if h <= 0 or decay <= 0 or not beta < 1 or keep <= 0:
         raise NoClosedLaw(
-            f"no equilibrium for {step}: give a learning rate and a weight decay above 0, and momentum and dampening below 1"
+            f"no equilibrium for {step}: give lr and weight decay above 0, momentum and dampening below 1"
         )
     s = 1.0 - beta
     # v = Σ βᵏ(1 − α)g: what the decay is to the buffer, coupled it enters there too
