@@ -15,11 +15,11 @@ Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 TINY = torch.finfo(torch.float64).tiny
 # A gradient is used if differences of the loss over such a step agree with it so well, relative to its length,
-STEP, AGREEMENT = 1e-5, 1e-6
-# and if it changes no more than so much where θ is changed by some roundings, both relative.
-ROUNDINGS, CHANGE = 2.0**-48, 3e-13
+STEP, AGREEMENT = 1e-6, 1e-7
+# and if it changes no more than so much where θ is changed by some roundings, relative too.
+ROUNDINGS, CHANGE = 2.0**-48, 3e-14
 # A direction is used at a θ if the gradients there reach it so well, relative to the best.
-REACH = 1e-4
+REACH = 1e-3
 # How many sets of D + 1 points the affine null space may take.
 SETS = 16
 
@@ -43,7 +43,8 @@ def diagonal_symmetries(
 ) -> NullSpace:
     """Return every field ξ(θ) = a∘θ + c with ⟨g(θ), ξ(θ)⟩ = 0 at all θ for all batches.
 
-    It is the null space of the rows (g∘θ, g) at twice as many random θ and batches as there are unknowns.
+    It is the null space of the rows (g∘θ, g) at twice as many random θ and batches as there are unknowns. Gradients
+    that differences of the loss do not confirm, or that rounding changes, make no row; see `affine_symmetries`.
 
     Parameters
     ----------
@@ -71,13 +72,14 @@ def diagonal_symmetries(
     """
     function = _Function(module, loss)
     generator = torch.Generator().manual_seed(seed)
-    points = [(function.parameters(generator), *draw(generator)) for _ in range(4 * function.size + 16)]
-    theta, inputs, targets = (torch.stack([point[k] for point in points]) for k in range(3))
-    g = vmap(grad(function), randomness="different")(theta, function.buffers(len(points)), inputs, targets)
-    length = g.norm(dim=1, keepdim=True)
-    kept = length[:, 0] > 0  # all neurons may be dead
-    rows = (torch.cat([g * theta, g], 1) / length)[kept]
-    _, fields, gap = _split(rows, tolerance)
+    drawn = [(function.parameters(generator), *draw(generator)) for _ in range(4 * function.size + 16)]
+    points, inputs, targets = (torch.stack([point[k] for point in drawn]) for k in range(3))
+
+    def everywhere(value: Any, points: Tensor) -> Tensor:
+        return vmap(value, randomness="different")(points, function.buffers(len(points)), inputs, targets)
+
+    g = _unit_gradients(function, everywhere, points, generator)
+    _, fields, gap = _split(torch.cat([g * points, g], 1), tolerance)
     return NullSpace(fields, gap)
 
 
@@ -112,14 +114,14 @@ def affine_symmetries(
     Notes
     -----
     At each θ the gradients of many batches span a space; the field lies in its complement N(θ). At D + 1 points θ_k,
-    the corners of a regular simplex up to the scale of each parameter, a field may take any values n_k ∈ N(θ_k), and
-    these determine it: what is unknown are the coordinates of all n_k, some D·dim N rather than D². Each further θ
-    gives the conditions that ξ(θ), a known combination of the n_k, lies in N(θ). Translations, which lie in all N(θ),
-    are split off first. Points are added until a fresh set of D + 1 of them tells nothing new.
+    close to the corners of a regular simplex but for scales, a field may take any values n_k ∈ N(θ_k), and these
+    determine it: what is unknown are the coordinates of all n_k, some D·dim N rather than D². Each further θ gives the
+    conditions that ξ(θ), a known combination of the n_k, lies in N(θ). Translations, which lie in all N(θ), are split
+    off first. Points are added until a fresh set of D + 1 of them tells nothing new.
 
-    Gradients that disagree with differences of the loss are left out: those that rounding decides, as where all neurons
-    are dead and a norm divides a constant by its size, and those next to a kink. So are directions that the gradients
-    at a θ hardly reach. What is left out makes no condition: it can only make the null space larger.
+    Gradients that differences of the loss do not confirm, or that change when θ is rounded otherwise, are left out: so
+    where all neurons are dead and a norm divides a constant by its size, and next to a kink. So are directions that
+    the gradients at a θ hardly reach. What is left out makes no condition: it can only make the null space larger.
 
     Examples
     --------
@@ -137,7 +139,7 @@ def affine_symmetries(
     generator = torch.Generator().manual_seed(seed)
     sets = [_gradients(function, draw, generator) for _ in range(3)]
     if not any(rank for known in sets for rank in known.ranks):
-        raise InvalidCharge("no gradient can be used: each is 0, or differences of the loss disagree with it")
+        raise InvalidCharge("no gradient can be used: each is 0, or rounding decides it")
     while len(sets) <= SETS:
         moving, translations, gap = _split(torch.cat([known.along() for known in sets]), tolerance)
         base, *rest = sorted(sets[:-1], key=lambda known: -sum(known.ranks))
@@ -232,13 +234,14 @@ class _Function:
         return torch.cat(found)
 
     def simplex(self, generator: torch.Generator) -> Tensor:
-        """The D + 1 corners of a regular simplex, turned at random; a matrix is divided by the root of its inputs.
+        """The D + 1 corners of a simplex turned at random, pushed away from 0; a matrix by the root of its inputs.
 
-        Entries are of order one, and the rows (θ, 1) are orthogonal but for that division.
+        But for the last, the rows (θ, 1) are almost orthogonal, as those of a regular simplex are.
         """
         start = torch.randn(self.size + 1, self.size + 1, generator=generator, dtype=torch.float64)
         start[:, 0] = 1
         corners = torch.linalg.qr(start)[0][:, 1:] * (self.size + 1) ** 0.5
+        corners = 0.6 * corners + 0.4 * corners.sign()
         return corners / torch.cat(
             [torch.full_like(p, _root_of_inputs(p)).detach().flatten() for p in self.moved.values()]
         )
@@ -253,22 +256,31 @@ def _gradients(function: _Function, draw: Draw, generator: torch.Generator) -> _
     points = function.simplex(generator)
     batches = [draw(generator) for _ in range(function.size + 8)]
     inputs, targets = (torch.stack([batch[k] for batch in batches]) for k in range(2))
-    direction = torch.randn(function.size, generator=generator, dtype=torch.float64)
 
     def everywhere(value: Any, points: Tensor) -> Tensor:
         of_batches = vmap(value, (None, 0, 0, 0), randomness="different")
         of_points = vmap(of_batches, (0, 0, None, None), randomness="different")
         return of_points(points, function.buffers(len(points), len(batches)), inputs, targets)
 
+    g = _unit_gradients(function, everywhere, points, generator)
+    _, singular, vectors = torch.linalg.svd(g)
+    return _Gradients(points, vectors, (singular > REACH * singular[:, :1]).sum(1).tolist())
+
+
+def _unit_gradients(
+    function: _Function, everywhere: Callable[[Any, Tensor], Tensor], points: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Gradients divided by their lengths; 0 where they are 0 or cannot be used."""
+    direction = torch.randn(function.size, generator=generator, dtype=torch.float64)
+    shift = ROUNDINGS * (0.5 + torch.rand(points.shape, generator=generator, dtype=torch.float64))
     g = everywhere(grad(function), points)
     ahead, behind = (everywhere(function, points + step * direction) for step in (STEP, -STEP))
-    slopes = (ahead - behind) / (2 * STEP)
-    length = g.norm(dim=2)
-    kept = (length > 0) & ((g @ direction - slopes).abs() < AGREEMENT * length * direction.norm())
-    kept &= (everywhere(grad(function), points * (1 + ROUNDINGS * direction)) - g).norm(dim=2) < CHANGE * length
-    unit = torch.where(kept[:, :, None], g / length.clamp_min(TINY)[:, :, None], 0.0)
-    _, singular, vectors = torch.linalg.svd(unit)
-    return _Gradients(points, vectors, (singular > REACH * singular[:, :1]).sum(1).tolist())
+    length = g.norm(dim=-1)
+    error = (g @ direction - (ahead - behind) / (2 * STEP)).abs()
+    kept = (length > 0) & (error < AGREEMENT * length * direction.norm())
+    for near in (points * (1 + shift), points * (1 - shift)):
+        kept &= (everywhere(grad(function), near) - g).norm(dim=-1) < CHANGE * length
+    return torch.where(kept[..., None], g / length.clamp_min(TINY)[..., None], 0.0)
 
 
 def _split(rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor, float]:

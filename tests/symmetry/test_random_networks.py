@@ -124,7 +124,7 @@ def small(**grammar):
 
 
 @given(small(adjacent=False), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=350, deadline=None)
+@settings(max_examples=420, deadline=None)
 def test_no_affine_symmetry_is_missing(module, loss):
     found, all_there_are, report = compared(module, loss, 2, affine_symmetries, affine_fields)
     assert found == all_there_are, report
@@ -193,6 +193,18 @@ def test_the_null_space_is_orthonormal_and_no_gradient_points_along_it():
         extended = torch.cat([theta, torch.ones(1, dtype=F64)])
         along = fields.view(-1, len(theta), len(theta) + 1) @ extended @ g
         assert along.abs().max() < 1e-9 * g.norm() * extended.norm()
+
+
+ORACLES = {"diagonal": (diagonal_symmetries, diagonal_fields), "affine": (affine_symmetries, affine_fields)}
+
+
+@pytest.mark.parametrize("kind", ORACLES)
+def test_where_all_neurons_are_dead_and_a_norm_divides_0_by_0_rounding_makes_no_condition(kind):
+    norm = nn.BatchNorm1d(2, eps=1e-30)
+    layers = [nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), norm, nn.ReLU(), nn.Linear(2, 3, bias=False)]
+    module = nn.Sequential(*layers).double()
+    found, all_there_are, report = compared(module, "cross_entropy", 2, *ORACLES[kind])
+    assert found == all_there_are, report
 
 
 @pytest.mark.parametrize("oracle", [diagonal_symmetries, affine_symmetries])
