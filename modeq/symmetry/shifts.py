@@ -223,15 +223,41 @@ class Shift:
     _std = _var
 
     def _linear(self, node: Node, values: dict[Node, Any]) -> Any:
-        """The shift of a bias passes; what a weight multiplies, or a weight itself, does not."""
-        bias = node.args[2] if len(node.args) > 2 else None
-        self._fail(*(values[n] for n in node.all_input_nodes if n in values and n is not bias))
-        if bias not in values:
-            return None
-        ids, shape = values[bias], shape_of(node)  # type: ignore[index]
-        if operation(node).startswith("conv"):
-            ids = ids.reshape(-1, *[1] * (len(shape) - 2))
-        return ids.expand(shape)
+        """The shift of a bias passes, and one of the input becomes one of each output; a weight's is seen."""
+        x, weight, bias = (*node.args[:3], None)[:3]
+        self._fail(*(values[n] for n in (weight,) if n in values))
+        shape, found = shape_of(node), None
+        conv = operation(node).startswith("conv")
+        if bias in values:
+            ids = values[bias]  # type: ignore[index]
+            found = (ids.reshape(-1, *[1] * (len(shape) - 2)) if conv else ids).expand(shape)
+        if x not in values:
+            return found
+        mapped = self._mapped(values[x], node, conv)  # type: ignore[index]
+        if mapped is None or found is None:
+            return mapped if found is None else found
+        self._fail(mapped, found)
+        return None
+
+    def _mapped(self, ids: Tensor, node: Node, conv: bool) -> Tensor | None:
+        """Numbers of W·c for shifts c of the input: another for each output, the same where the input's are."""
+        shape = shape_of(node)
+        if conv:
+            same = (ids == ids[(slice(None), slice(None), *[slice(0, 1)] * (ids.dim() - 2))]).all()
+            if "transpose" in operation(node) or not _plain_convolution(node) or not bool(same):
+                self._fail(ids)
+                return None
+            ids = ids[(slice(None), slice(None), *[0] * (ids.dim() - 2))]
+        ids = compact(ids.movedim(-1, 0)).movedim(0, -1)
+        rows, inverse = torch.unique(ids.reshape(-1, ids.shape[-1]), dim=0, return_inverse=True)
+        outputs = shape[1] if conv else shape[-1]
+        table = torch.zeros(len(rows), outputs, dtype=torch.long)
+        for k, row in enumerate(rows):
+            origins = frozenset[int]().union(*(self._origins(number) for number in _numbers(row)))
+            if origins:
+                table[k] = torch.tensor([self.derived(origins) for _ in range(outputs)])
+        found = table[inverse.flatten()].reshape(*ids.shape[:-1], outputs)
+        return (found.reshape(*found.shape, *[1] * (len(shape) - 2)) if conv else found).expand(shape)
 
     _conv1d = _conv2d = _conv3d = _conv_transpose1d = _conv_transpose2d = _conv_transpose3d = _linear
 
@@ -387,6 +413,13 @@ def _carries(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_carries(item) for item in value)
     return bool((compact(value) != 0).any())
+
+
+def _plain_convolution(node: Node) -> bool:
+    """Whether a convolution sees no zeros around its input, and all channels at each output."""
+    padding, groups = (node.args[k] if len(node.args) > k else default for k, default in ((4, 0), (6, 1)))
+    whole = not any(padding) if isinstance(padding, list | tuple) else padding in (0, "valid")
+    return whole and groups == 1
 
 
 def _no_padding(node: Node) -> bool:

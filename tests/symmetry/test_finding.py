@@ -408,3 +408,59 @@ def test_what_was_found_is_saved():
     assert again.table() == charges.table()
     assert again.graph == charges.graph
     assert [e.exact for e in again.found] == [e.exact for e in charges.found]
+
+
+def batch_normed(width, **options):
+    return torch.nn.BatchNorm1d(width, eps=1e-30, **options)
+
+
+THROUGH = {
+    # What a linear map makes of a constant is a constant, which the mean subtraction takes off.
+    "a bias": ([torch.nn.Linear(3, 4), torch.nn.Linear(4, 5), batch_normed(5)], {"0.bias": 4, "1.bias": 5}),
+    "the shift of a norm": (
+        [torch.nn.Linear(3, 4), batch_normed(4), torch.nn.Linear(4, 5, bias=False), batch_normed(5)],
+        {"0.bias": 4, "1.bias": 4},
+    ),
+    "two linear maps": (
+        [torch.nn.Linear(3, 4), torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 5, bias=False), batch_normed(5)],
+        {"0.bias": 4},
+    ),
+    "a norm over features, which sees it": (
+        [torch.nn.Linear(3, 4), torch.nn.Linear(4, 5, bias=False), torch.nn.LayerNorm(5, eps=1e-30)],
+        {},
+    ),
+    "an activation on the way": (
+        [torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 5, bias=False), batch_normed(5)],
+        {},
+    ),
+    "an evaluated norm": (
+        [torch.nn.Linear(3, 4), torch.nn.Linear(4, 5, bias=False), batch_normed(5).eval()],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_a_constant_through_linear_maps(name):
+    torch.manual_seed(0)
+    layers, expected = THROUGH[name]
+    module = torch.nn.Sequential(*layers, torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+    x = torch.randn(9, 3, dtype=torch.float64)
+    charges = find_charges(module, x, "mse")
+    found = {e.charge.name: e.generators for e in charges.found if e.charge.name.endswith(".bias")}
+    assert found == expected
+    translations = [c for c in charges if c.name in found]
+    assert verify(translations, module, "mse", (x, torch.randn(9, 3, dtype=torch.float64))).passed()
+
+
+@pytest.mark.parametrize("padding, expected", [(0, 4), (1, 0), ("same", 0), ("valid", 4)])
+def test_a_constant_through_convolutions(padding, expected):
+    torch.manual_seed(0)
+    second = torch.nn.Conv2d(4, 5, 3, padding=padding, bias=False)
+    layers = [torch.nn.Conv2d(1, 4, 3), second, torch.nn.BatchNorm2d(5, eps=1e-30), torch.nn.Tanh()]
+    module = torch.nn.Sequential(*layers).double()
+    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    charges = find_charges(module, x, "mse")
+    assert sum(e.generators for e in charges.found if e.charge.name == "0.bias") == expected
+    shift = [c for c in charges if c.name == "0.bias"]
+    assert verify(shift, module, "mse", (x, torch.randn_like(module(x)).detach())).passed()
