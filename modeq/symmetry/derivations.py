@@ -70,7 +70,8 @@ def as_latex(steps: tuple[Step, ...]) -> str:
     items = []
     for step in steps:
         lines = " \\\\\n".join("& " + line.latex for line in step.lines)
-        items.append(f"\\item {step.title}\n\\begin{{align*}}\n{lines}\n\\end{{align*}}")
+        display = f"\n\\begin{{align*}}\n{lines}\n\\end{{align*}}" if lines else ""
+        items.append(f"\\item {step.title}{display}")
     return "\\begin{enumerate}\n" + "\n".join(items) + "\n\\end{enumerate}"
 
 
