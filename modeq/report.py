@@ -150,11 +150,16 @@ def _training(results: Results) -> str:
     meaning = "; ".join(f"*{family}*: {_FAMILY_TEXT[family]}" for family in families)
     sentences = "\n".join(f"- {c['explanation']}" for c in t["charges"])
     table = "\n".join(rows)
+    equations = "\n\n".join(f"*{family.capitalize()}*: $${text}$$" for family, text in t["equations"].items())
     first, last = t["losses"]
     return f"""## The charges through a real training
 
 Network `{t["network"]}`, {t["parameters"]} parameters, in float64: loss {first:.3f} → {last:.3f}, accuracy on held-out
 digits {t["test_accuracy"]:.1%}. {meaning}.
+
+The modified equation, projected on the generators, is the equation of each charge:
+
+{equations}
 
 Residuals are open loop from step 0: the largest |law − measured| over all steps and generators, relative to Σ|θ| for a
 translation and to the squared norms for the others. The last column repeats the training with ε = 1e-30 in batch norm.

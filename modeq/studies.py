@@ -34,6 +34,7 @@ from modeq.symbolic.equation import modified_equation
 from modeq.symbolic.phase_space import phase_space_form
 from modeq.symbolic.temporal import time_derivative_form
 from modeq.symmetry.finding import find_charges
+from modeq.symmetry.projection import project
 from modeq.symmetry.tracking import Tracker, track
 
 NETWORKS = ("cnn", "mlp")
@@ -324,6 +325,10 @@ def _train(result: Study) -> None:
             for curvature in (before, _largest_curvature(module, images, labels))
         ],
         "charges": _charge_rows(tracker),
+        "equations": {
+            family: project(method_of(settings), family, form="time" if settings.momentum else "field").latex()
+            for family in dict.fromkeys(type(charge).__name__.lower() for charge in tracker.charges)
+        },
     }
     with torch.no_grad():
         test_images, test_labels = digits("test", dtype=torch.float64)
