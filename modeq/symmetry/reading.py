@@ -13,7 +13,8 @@ from torch import Tensor
 from modeq.symmetry.charges import Charge, Member
 
 Tensors = Mapping[int, Tensor]  # by the identity of the parameter
-_PIECE = 2**17  # entries that are multiplied at a time
+_PIECE = 88_000  # entries that are multiplied at a time
+_HALVES = (torch.float16, torch.bfloat16)
 _WHOLE = -1  # in place of an axis: all entries, in their order
 
 
@@ -30,7 +31,7 @@ class Readings:
     >>> w = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> rows, columns = Scale("rows", {"w": 0}), Translation("columns", {"w": 1})
     >>> readings = Readings({"rows": (rows, {"w": w}), "columns": (columns, {"w": w})})
-    >>> readings.pairing({id(w): w}, {id(w): w}, ["rows", "columns"]).tolist()
+    >>> [round(value, 5) for value in readings.pairing({id(w): w}, {id(w): w}, ["rows", "columns"]).tolist()]
     [5.0, 25.0, 4.0, 6.0]
     """
 
@@ -38,6 +39,7 @@ class Readings:
         self._members: dict[str, list[tuple[int, Member]]] = {}
         self._degrees: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self._scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # for products, always the same memory
         for name, (charge, parameters) in charges.items():
             self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members]
             self._degrees[name] = charge.degree
@@ -48,30 +50,32 @@ class Readings:
 
         `x` may be None if all the charges are linear.
         """
-        wanted: dict[tuple[int, int], set[int]] = {}  # (parameter, degree) -> axes
         chosen = list(names)
+        total = sum(self.counts[name] for name in chosen)
+        device = next(iter(y.values())).device if y else torch.device("cpu")
+        packed = torch.zeros((1 + sizes) * total, dtype=torch.float64, device=device)
+        values, absolute = self.split(packed[:total], chosen), self.split(packed[total:], chosen)
+        members: dict[tuple[int, int], list[tuple[str, Member]]] = {}  # of a parameter, by the charge's degree
         for name in chosen:
             for key, member in self._members[name]:
-                wanted.setdefault((key, self._degrees[name]), set()).add(_axis(member, y[key].dim()))
-        sums, absolute = {}, {}
-        for (key, degree), axes in wanted.items():
-            factor = None if degree == 1 or x is None else x[key]
-            sums[key, degree] = _sums(factor, y[key], axes)
+                members.setdefault((key, self._degrees[name]), []).append((name, member))
+        for (key, degree), listed in members.items():
+            tensor, factor = y[key], None if degree == 1 or x is None else x[key]
+            axes = {_axis(member, tensor.dim()) for _, member in listed}
+            sums = _sums(factor, tensor, axes, self._memory(tensor))
+            for name, member in listed:
+                values[name].add_(_reduced(member, sums), alpha=member.sign)
             if sizes:
-                absolute[key, degree] = _sums(None, y[key], axes, absolute=True) if degree == 1 else sums[key, degree]
-        parts = [self._combined(name, sums, signed=True) for name in chosen]
-        if sizes:
-            parts += [self._combined(name, absolute, signed=False) for name in chosen]
-        device = next(iter(y.values())).device if y else torch.device("cpu")
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=device)
+                sums = _sums(None, tensor, axes, self._memory(tensor), absolute=True) if degree == 1 else sums
+                for name, member in listed:
+                    absolute[name].add_(_reduced(member, sums))
+        return packed
 
-    def _combined(self, name: str, sums: dict[tuple[int, int], dict[int, Tensor]], signed: bool) -> Tensor:
-        parts = []
-        for key, member in self._members[name]:
-            found = sums[key, self._degrees[name]]
-            part = member.reduce(found[_axis(member, next(iter(found.values())).dim())])
-            parts.append(part * member.sign if signed else part)
-        return torch.stack(parts).sum(0)
+    def _memory(self, like: Tensor) -> Tensor:
+        kind = like.dtype, like.device
+        if kind not in self._scratch:
+            self._scratch[kind] = torch.empty(_PIECE, dtype=like.dtype, device=like.device)
+        return self._scratch[kind]
 
     def split(self, packed: Any, names: Iterable[str]) -> dict[str, Any]:
         """Return what `pairing` has packed, by the name of the charge.
@@ -95,32 +99,65 @@ def _axis(member: Member, dimensions: int) -> int:
     return member.axis % dimensions
 
 
-def _sums(x: Tensor | None, y: Tensor, axes: set[int], *, absolute: bool = False) -> dict[int, Tensor]:
+def _reduced(member: Member, sums: dict[int, Tensor]) -> Tensor:
+    """The sums along a member's axis, for its generators."""
+    found = sums[_axis(member, next(iter(sums.values())).dim())]
+    return found.flatten() if member.axis is not None and member.groups is None else member.reduce(found)
+
+
+def _sums(x: Tensor | None, y: Tensor, axes: set[int], scratch: Tensor, *, absolute: bool = False) -> dict[int, Tensor]:
     """Σ x·y over all axes but one, for each of some axes, which keep their places."""
+    squares = x is y
     y = y.detach()
     x = None if x is None else x.detach()
     if _WHOLE in axes or y.dim() == 0 or hasattr(y, "full_tensor"):
         product = _product(x, y, absolute)
         return {axis: whole(product.double() if axis == _WHOLE else _over_others(product, axis)) for axis in axes}
-    rows = max(1, _PIECE * y.shape[0] // max(y.numel(), 1))
-    found: dict[int, list[Tensor]] = {axis: [] for axis in axes}
-    for piece in range(0, max(y.shape[0], 1), rows):
-        part = slice(piece, piece + rows)
-        product = _product(None if x is None else x[part], y[part], absolute)
-        if len(axes) > 1 and product.dim() > 2 and axes <= {0, 1}:
-            product = product.sum(list(range(2, product.dim())), keepdim=True)
-        for axis in axes:
-            found[axis].append(_over_others(product, axis))
-    return {
-        axis: torch.cat(parts) if axis == 0 else torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-        for axis, parts in found.items()
-    }
+    rest = y[0].numel() if len(y) else 0
+    rows = max(1, _PIECE // max(rest, 1))
+    if squares and y.is_contiguous() and y.dtype not in _HALVES and rows * rest <= len(scratch):
+        along, across = _squares(y.reshape(len(y), -1), axes, scratch[: rows * rest].view(rows, rest))
+    else:
+        along, across = _products(x, y, axes, absolute, rows, scratch)
+    spread = across.reshape(1, *y.shape[1:])
+    found = {axis: _over_others(spread, axis) for axis in axes - {0}}
+    return found | {0: along.reshape([-1, *[1] * (y.dim() - 1)])} if 0 in axes else found
 
 
-def _product(x: Tensor | None, y: Tensor, absolute: bool) -> Tensor:
-    if y.dtype in (torch.float16, torch.bfloat16):
-        x, y = None if x is None else x.float(), y.float()
-    return y.abs() if absolute else y if x is None else x * y
+def _squares(y: Tensor, axes: set[int], scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ y² of each row, and of each column, piece by piece."""
+    along, across = [], scratch.zero_()
+    for piece in y.split(len(scratch)):
+        if 0 in axes:
+            along.append(torch.linalg.vector_norm(piece, dim=1))
+        if axes != {0}:
+            across[: len(piece)].addcmul_(piece, piece)
+    return torch.cat(along).double().square() if along else y.new_zeros(0), across.sum(0).double()
+
+
+def _products(
+    x: Tensor | None, y: Tensor, axes: set[int], absolute: bool, rows: int, scratch: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ x·y of each row of the first axis, and of each entry of the others, piece by piece."""
+    along = []
+    across = torch.zeros(y[0].numel() if len(y) else 0, dtype=torch.float64, device=y.device)
+    for start in range(0, max(len(y), 1), rows):
+        part = slice(start, start + rows)
+        product = _product(None if x is None else x[part], y[part], absolute, scratch).reshape(len(y[part]), -1)
+        if 0 in axes:
+            along.append(product.sum(1))
+        if axes != {0}:
+            across += product.sum(0)
+    return torch.cat(along).double() if along else across[:0], across
+
+
+def _product(x: Tensor | None, y: Tensor, absolute: bool, scratch: Tensor | None = None) -> Tensor:
+    if y.dtype in _HALVES:
+        x, y, scratch = None if x is None else x.float(), y.float(), None
+    out = None if scratch is None or y.numel() > len(scratch) else scratch[: y.numel()].view(y.shape)
+    if absolute:
+        return torch.abs(y, out=out)
+    return y if x is None else torch.mul(x, y, out=out)
 
 
 def _over_others(product: Tensor, axis: int) -> Tensor:

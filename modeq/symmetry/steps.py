@@ -123,19 +123,11 @@ class ObservedSteps:
         """Nothing is predicted: zeros."""
         return torch.zeros(sum(self.readings.counts[name] for name in self.followed), dtype=torch.float64)
 
-    def before(self, along: bool) -> Step:
-        """Copy the parameters, and read ⟨ξ(θ), g⟩ if asked."""
+    def before(self, _: bool) -> Step:
+        """Copy the parameters."""
         self.start = {key: p.detach().clone() for key, p in parameters_of(self.followed).items()}
         rate = float(self.optimizer.param_groups[0].get("lr", 0.0))
-        step = Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)))
-        if along:
-            slopes = {
-                id(p): torch.zeros_like(p) if p.grad is None else p.grad
-                for f in self.followed.values()
-                for p in f.parameters.values()
-            }
-            step.values["along"] = self.readings.pairing(self.start, slopes, self.followed)
-        return step
+        return Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)))
 
     def after(self, step: Step) -> None:
         """Compare."""

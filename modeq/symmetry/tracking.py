@@ -201,9 +201,9 @@ class Tracker:
 
     @torch.no_grad()
     def _observe(self) -> None:
-        recorded = self.steps % self.every == 0
-        self._step = self._watch.before(recorded or "with_defect" in self.laws)
-        if recorded:
+        with_defect = "with_defect" in self.laws
+        self._step = self._watch.before(with_defect)
+        if with_defect and self.steps % self.every == 0:
             gradients = [
                 p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
@@ -212,13 +212,19 @@ class Tracker:
 
     @torch.no_grad()
     def _after_step(self, *_: object) -> None:
-        self._watch.after(self._step)
-        self._waiting.append(_Waiting(step=self._step, tensors=self._step.values))
+        step = self._step
+        del self._step
+        self._watch.after(step)
+        self._waiting.append(_Waiting(step=step, tensors=step.values))
         self.steps += 1
+        waits = len(self._waiting) < _WAITING and any(t.is_cuda for t in step.values.values())
+        del step
+        if not waits:
+            self._fetch()
         if self.steps % self.every == 0:
             self._append_row()
-        if len(self._waiting) >= _WAITING or not any(t.is_cuda for t in self._waiting[-1].tensors.values()):
-            self._fetch()
+            if not waits:
+                self._fetch()
 
     def _row(self) -> dict[str, Tensor]:
         theta = parameters_of(self._followed)
@@ -230,15 +236,12 @@ class Tracker:
 
     def _fetch(self) -> None:
         """Bring what was read to the host at once, and advance the laws and the record by it."""
-        flat = [tensor for waiting in self._waiting for tensor in waiting.tensors.values()]
-        if not flat:
-            return
-        numbers, start = torch.cat(flat).cpu().numpy(), 0
+        on_device = [t for waiting in self._waiting for t in waiting.tensors.values() if t.is_cuda]
+        fetched = iter(torch.cat(on_device).cpu().split([len(t) for t in on_device])) if on_device else iter(())
         for waiting in self._waiting:
-            values = {}
-            for key, tensor in waiting.tensors.items():
-                values[key] = numbers[start : start + len(tensor)]
-                start += len(tensor)
+            values = {
+                key: (next(fetched) if tensor.is_cuda else tensor).numpy() for key, tensor in waiting.tensors.items()
+            }
             if waiting.step is not None:
                 self._advance(waiting.step, values)
             else:
@@ -311,7 +314,13 @@ class Tracker:
         """Return for each charge the largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient.
 
         Zero up to rounding if the loss has the symmetry; taken at the recorded steps.
+
+        Raises
+        ------
+        NoClosedLaw
+            If the law "with_defect", for which ⟨ξ(θ), g⟩ is read, is not followed.
         """
+        _require(self.laws, ("with_defect",), "the defect of a symmetry")
         self._fetch()
         return {name: float(f.defect.max()) for name, f in self._followed.items()}
 
@@ -330,7 +339,7 @@ class Tracker:
                 f"the sum of what its updates change misses it by {missed[name]:.1e}."
                 for name, f in self._followed.items()
             }
-        _require(self.laws, ("discrete", "with_defect"))
+        _require(self.laws, ("discrete", "with_defect"), "an explanation")
         return {
             name: explain_residual(f.charge, record[name], float(f.defect.max()), self._module, f.epsilon)
             for name, f in self._followed.items()
@@ -400,10 +409,10 @@ def _chosen(laws: Any, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     return chosen
 
 
-def _require(laws: tuple[str, ...], needed: tuple[str, ...]) -> None:
+def _require(laws: tuple[str, ...], needed: tuple[str, ...], what: str) -> None:
     missing = [law for law in needed if law not in laws]
     if missing:
-        raise NoClosedLaw(f"an explanation needs the laws {list(needed)}, and {missing} are not followed")
+        raise NoClosedLaw(f"{what} needs the laws {list(needed)}, and {missing} are not followed")
 
 
 def _checked(module: Any, charges: Any) -> tuple[Charge, ...]:

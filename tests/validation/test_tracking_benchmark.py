@@ -29,10 +29,10 @@ def test_a_dry_run(tracking, tmp_path, capsys):
 
 def test_what_is_missed(tracking):
     results = {
-        "time / step": {"one law": 0.02, "all laws": 0.025},
-        "memory / parameters": {"one law": 0.02, "all laws": 0.001},
+        "time / step": {"one law": 0.02, "three laws": 0.025},
+        "memory / parameters": {"one law": 0.02, "three laws": 0.001},
     }
     assert tracking.missed(results, True, "cpu") == ["one law: 2.00 % of the parameters' memory"]
     assert tracking.missed(results, True, "cuda")[0] == "one law: 2.00 % of the parameters' memory"
-    assert tracking.missed(results, True, "cuda")[1] == "all laws: 2.50 % of the step's time"
+    assert tracking.missed(results, True, "cuda")[1] == "three laws: 2.50 % of the step's time"
     assert tracking.missed(results, False, "cpu") == []
