@@ -102,15 +102,15 @@ class Shift:
     def _fail(self, *carried: Any) -> None:
         for value in carried:
             for ids in value if isinstance(value, list | tuple) else [value]:
-                for number in _numbers(ids):
-                    self.failed |= self._origins(number)
+                self.failed.update(*self._all_origins(ids))
 
     def _die(self, node: Node, sets: Tensor, reason: str) -> None:
         """Numbers die where all entries of a set (the last axis) carry the same."""
         same = (sets == sets[..., :1]).all(-1)
         self._fail(sets[~same])
-        for number in _numbers(sets[..., 0][same]):
-            self._note(number, f"{reason} {self.traced.module_of(node)}")
+        text = f"{reason} {self.traced.module_of(node)}"
+        for origin in frozenset[int]().union(*self._all_origins(sets[..., 0][same])):
+            self.reasons.setdefault(origin, set()).add(text)
 
     def _note(self, number: int, reason: str) -> None:
         for origin in self._origins(number):
@@ -192,6 +192,9 @@ class Shift:
         number = -len(self.parents) - 1
         self.parents[number] = origins
         return number
+
+    def _all_origins(self, ids: Tensor) -> set[frozenset[int]]:
+        return {self._origins(number) for number in _numbers(ids)}
 
     def _origins(self, number: int) -> frozenset[int]:
         return self.parents.get(number, frozenset({number}))
