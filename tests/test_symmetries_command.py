@@ -55,6 +55,17 @@ def test_tokens_and_json(file, capsys):
     assert all(charge["action"] < 1e-4 for charge in charges)
 
 
+def test_what_epsilon_breaks_is_verified_against_its_prediction(file, capsys, tmp_path):
+    code, out, _ = run(capsys, f"{file}:build", "--input", "6,1,6,6", "--figure", tmp_path / "a.png", "--json")
+    assert code == 0
+    scale = next(charge for charge in json.loads(out)["charges"] if charge["kind"] == "scale")
+    assert scale["unexplained"] < 1e-13 < scale["gradient"] == pytest.approx(scale["predicted"], rel=1e-6)
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    code, _, err = run(capsys, f"{file}:build", "--input", "6,1,6,6", "--figure", tmp_path / "none" / "a.png")
+    assert code == 2
+    assert "which cannot be written" in err
+
+
 def test_no_symmetry(file, capsys):
     code, out, _ = run(capsys, f"{file}:nothing", "--input", "4,3", "--loss", "mse")
     assert (code, out.strip()) == (0, "no symmetry found")
