@@ -102,7 +102,7 @@ class Verification(Sequence[Verified]):
         width = max([len("charge"), *(len(entry.charge.name) for entry in self._entries)])
         lines = [f"{'charge':{width}}  gradient  of ε      Hessian   action    with a part left out"]
         for e in self._entries:
-            of_epsilon = "exact   " if e.predicted == 0 else f"{e.predicted:.1e} "
+            of_epsilon = {0.0: "exact"}.get(e.predicted, f"{e.predicted:.1e}").replace("nan", "unknown").ljust(8)
             numbers = f"{e.gradient:.1e}   {of_epsilon}  {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}"
             lines.append(f"{e.charge.name:{width}}  {numbers}")
         return "\n".join(lines)
