@@ -56,7 +56,7 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     NoClosedLaw
         Without weight decay or learning rate there is no equilibrium, nor for a momentum or dampening of 1 and more.
     InvalidSetting
-        If `squared_gradient` is not a positive number.
+        If `squared_gradient` is not a positive number, or `step` no SGDStep.
 
     Notes
     -----
@@ -76,6 +76,8 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     >>> round(found.squared_norm, 3), round(found.angle, 5)
     (3.162, 0.00725)
     """
+    if not isinstance(step, SGDStep):
+        raise InvalidSetting(f"step is {step!r}: give an SGDStep, SGDStep(0.1, weight_decay=5e-4) for instance")
     h, beta, decay = step.h, step.momentum, step.weight_decay
     if not isinstance(squared_gradient, Real) or not isfinite(squared_gradient) or squared_gradient <= 0:
         raise InvalidSetting(f"squared_gradient is {squared_gradient!r}: give a positive number, E‖g‖²·‖θ‖²")

@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from modeq.errors import InvalidCharge
 from modeq.symmetry.charges import Axis, Charge
 from modeq.symmetry.graph import Graph, drawing
 
@@ -132,7 +133,7 @@ class Charges(Sequence[Charge]):
         Raises
         ------
         InvalidCharge
-            For a kind of charge that there is not.
+            For a kind of charge that there is not, or something that `to_dict` does not give.
 
         Examples
         --------
@@ -142,13 +143,16 @@ class Charges(Sequence[Charge]):
         >>> Charges.from_dict(charges.to_dict()).table() == charges.table()
         True
         """
-        found = []
-        for fields in data["charges"]:
-            entry = dict(fields)
-            generators, reason, exact = (entry.pop(key) for key in ("generators", "reason", "exact"))
-            found.append(Found(Charge.from_dict(entry), generators, reason, exact))
-        graph = Graph.from_dict(data["graph"])
-        return Charges(found, data["others"], data["unknown"], branches=data["branches"], graph=graph)
+        try:
+            found = []
+            for fields in data["charges"]:
+                entry = dict(fields)
+                generators, reason, exact = (entry.pop(key) for key in ("generators", "reason", "exact"))
+                found.append(Found(Charge.from_dict(entry), generators, reason, exact))
+            graph = Graph.from_dict(data["graph"])
+            return Charges(found, data["others"], data["unknown"], branches=data["branches"], graph=graph)
+        except (KeyError, TypeError) as error:
+            raise InvalidCharge(f"data is not what Charges.to_dict gives ({type(error).__name__}: {error})") from error
 
     def table(self) -> str:
         """Return a line for each charge: its kind, what it moves, how many generators, why."""

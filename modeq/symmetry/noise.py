@@ -110,8 +110,8 @@ def gradient_noise(
     Raises
     ------
     InvalidCharge
-        If a charge does not fit the module, there are fewer than two minibatches, or the gradients are too many to
-        be kept.
+        If a charge does not fit the module, there are fewer than two minibatches, the gradients are too many to be
+        kept, or one is not finite.
 
     References
     ----------
@@ -142,6 +142,8 @@ def gradient_noise(
             f"{count} gradients of {size} entries are {count * size} numbers: give at most {_LARGEST // size} batches"
         )
     gradients = _gradients(module, function, parameters, data, count, batch_size, seed)
+    if not all(bool(g.isfinite().all()) for g in gradients.values()):
+        raise InvalidCharge("a gradient is not finite: give data and parameters at which the loss is")
     known = {charge.name: charge.parameters_of(module) for charge in chosen}
     aliases = {id(p): name for name, p in module.named_parameters()}
     lengths = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()

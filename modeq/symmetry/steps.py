@@ -29,6 +29,22 @@ class Step:
     of: dict[str, tuple[SGDStep, float, bool]]
     values: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The charges for which each is read: ⟨ξ(θ), g⟩, and the products of gradients, parameters and buffers."""
+        nesterov = [name for name, (hyper, _, _) in self.of.items() if hyper.nesterov and hyper.momentum]
+        plain = [name for name, (hyper, _, _) in self.of.items() if hyper.momentum == 0]
+        left = [name for name in plain if not self.of[name][2]]  # buffers from earlier steps
+        kept = [name for name, (hyper, _, _) in self.of.items() if hyper.momentum != 0]
+        return {
+            "along": list(self.of),
+            "gg": plain + nesterov,
+            "gv": left + nesterov,
+            "tt": nesterov,
+            "tv": nesterov,
+            "vv": kept,
+        }
+
 
 class SGDSteps:
     """Reads ⟨ξ(θ), g⟩ before a step of torch.optim.SGD, and what its update gives after it."""
@@ -59,22 +75,18 @@ class SGDSteps:
             step.of[name] = hyper, sign, first
             gradients |= {id(p): p.grad for p in followed.parameters.values()}
             self.buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
-        pairing = self.readings.pairing
-        if along or any(hyper.nesterov for hyper, _, _ in step.of.values()):
-            step.values["along"] = pairing(theta, gradients, moved)  # type: ignore[arg-type]
-        plain = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum == 0 or hyper.nesterov]
-        if plain:
-            step.values["gg"] = pairing(gradients, gradients, plain)  # type: ignore[arg-type]
-            step.values["gv"] = pairing(gradients, self.buffers, plain)  # type: ignore[arg-type]
-        nesterov = [name for name, (hyper, _, _) in step.of.items() if hyper.nesterov and hyper.momentum]
-        if nesterov:
-            step.values["tt"] = pairing(theta, theta, nesterov)
-            step.values["tv"] = pairing(theta, self.buffers, nesterov)
+        names, tensors = step.names, {"g": gradients, "t": theta, "v": self.buffers}
+        for key in ("gg", "gv", "tt", "tv"):
+            if names[key]:
+                one, other = (tensors[letter] for letter in key)
+                step.values[key] = self.readings.pairing(one, other, names[key])  # type: ignore[arg-type]
+        if along or names["tt"]:
+            step.values["along"] = self.readings.pairing(theta, gradients, moved)  # type: ignore[arg-type]
         return step
 
     def after(self, step: Step) -> None:
         """Read the new buffers."""
-        kept = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum != 0]
+        kept = step.names["vv"]
         buffers: dict[int, Tensor] = {}
         for name in kept:
             held, _ = buffers_of(self.optimizer, name, self.followed[name].parameters, 0.0)
@@ -85,10 +97,7 @@ class SGDSteps:
 
     def advance(self, step: Step, values: dict[str, Any]) -> None:
         """Advance the laws, given what was read."""
-        plain = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum == 0 or hyper.nesterov]
-        nesterov = [name for name, (hyper, _, _) in step.of.items() if hyper.nesterov and hyper.momentum]
-        kept = [name for name, (hyper, _, _) in step.of.items() if hyper.momentum != 0]
-        names = {"along": list(step.of), "gg": plain, "gv": plain, "tt": nesterov, "tv": nesterov, "vv": kept}
+        names = step.names
         read = {key: self.readings.split(value, names[key]) for key, value in values.items()}
         for name, (hyper, sign, first) in step.of.items():
             along = sign * read["along"][name] if "along" in read else np.nan

@@ -145,7 +145,7 @@ class Tracker:
         writer: Any,
     ) -> None:
         self.charges = _checked(module, charges)
-        self.every, self._keep = _whole("every", every, 1), _whole("keep", keep, 2)
+        self.every, self._keep = _integer("every", every, 1), _integer("keep", keep, 2)
         self.laws = _chosen(laws, optimizer)
         self.steps = 0
         names = [charge.name for charge in self.charges]
@@ -387,7 +387,7 @@ class Tracker:
             followed.load_state_dict(state["followed"][name])
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         what = "a positive number of steps, an integer" if least == 1 else f"an integer of at least {least}"
         raise InvalidCharge(f"{name} is {value!r}; give {what}")

@@ -235,8 +235,10 @@ def _predicted(epsilon: Epsilon, stretches: list[Tensor]) -> Tensor:
     if epsilon.call is None or epsilon.call >= len(stretches):
         return unknown
     stretch = stretches[epsilon.call].double().cpu()
+    if coefficients.dim() != stretch.dim() + 1:  # another branch of the network
+        return unknown
     for axis in range(1, coefficients.dim()):  # another number of samples, all alike
-        if coefficients.dim() == stretch.dim() + 1 and coefficients.shape[axis] != stretch.shape[axis - 1]:
+        if coefficients.shape[axis] != stretch.shape[axis - 1]:
             first = coefficients.narrow(axis, 0, 1)
             if not bool((coefficients == first).all()):
                 return unknown

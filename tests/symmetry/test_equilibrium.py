@@ -74,3 +74,8 @@ def test_without_equilibrium(step):
 def test_no_gradient(value):
     with pytest.raises(InvalidSetting, match="squared_gradient is"):
         equilibrium(SGDStep(0.1, weight_decay=0.1), value)
+
+
+def test_no_step():
+    with pytest.raises(InvalidSetting, match="step is 3: give an SGDStep"):
+        equilibrium(3, 1.0)

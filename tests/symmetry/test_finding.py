@@ -408,6 +408,9 @@ def test_what_was_found_is_saved():
     assert again.table() == charges.table()
     assert again.graph == charges.graph
     assert [e.exact for e in again.found] == [e.exact for e in charges.found]
+    for other in ({"charges": []}, 3, {**charges.to_dict(), "charges": [{"kind": "scale"}]}):
+        with pytest.raises(InvalidCharge, match=r"data is not what Charges\.to_dict gives"):
+            type(charges).from_dict(other)
 
 
 def batch_normed(width, **options):

@@ -83,6 +83,7 @@ def test_a_false_charge_is_seen():
         ({"batch_size": True}, "batch_size is True: give"),
         ({"loss": "hinge"}, "loss is 'hinge': give one of"),
         ({"data": (torch.zeros(9, 7, dtype=F64), torch.zeros(9, dtype=torch.long))}, "fails on minibatches of 1: "),
+        ({"data": (torch.full((9, 3), torch.nan, dtype=F64), torch.zeros(9, dtype=torch.long))}, "is not finite: give"),
         ({"charges": [Rescale("a", {"b": 0}, {"c": 0})]}, "has no parameter 'b'"),
         ({"data": (torch.zeros(1, 3).expand(20_000_000, 3), torch.zeros(1).expand(20_000_000))}, "at most 12903225 "),
     ],
