@@ -29,7 +29,7 @@ from modeq.numeric.networks.resnet import resnet18
 from modeq.numeric.networks.vgg import vgg16
 from modeq.numeric.networks.vision import VisionTransformer
 from modeq.symmetry.verification import _Run
-from validation.benchmarks.table import environment
+from validation.benchmarks.table import environment, report
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 5.0  # asked of finding
@@ -363,15 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
         verifying.append(row)
     results = {"environment": _environment(finding), "finding": finding, "verifying": verifying}
     results["missed"] = missed(results, timed=not options.quick)
-    table = markdown(results)
-    print(table)
-    for line in results["missed"]:
-        print(f"not as asked: {line}")
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "symmetries.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (options.out / "symmetries.md").write_text(table, encoding="utf-8")
-    return 1 if results["missed"] else 0
+    return report(results, markdown(results), options.out, "symmetries")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Results as a Markdown table, with where and when they were measured."""
 
+import json
 import platform
 import statistics
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from validation.benchmarks.cases import CASES
 from validation.benchmarks.running import Measurement
@@ -34,6 +36,18 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def report(results: dict[str, Any], table: str, out: Path | None, name: str) -> int:
+    """Print a table and what is not as asked; write both and all results to a folder; 1 if something is missed."""
+    print(table)
+    for line in results["missed"]:
+        print(f"not as asked: {line}")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (out / f"{name}.md").write_text(table, encoding="utf-8")
+    return 1 if results["missed"] else 0
 
 
 def markdown(results: Sequence[Measurement]) -> str:

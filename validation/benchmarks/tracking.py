@@ -8,7 +8,6 @@ hooks hold at a time, beside the records, over what the parameters take.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import modeq as mq
 from modeq.numeric.networks.vgg import vgg16
-from validation.benchmarks.table import environment
+from validation.benchmarks.table import environment, report
 
 TIME, TIME_CUDA, MEMORY = 0.03, 0.02, 0.01  # asked of tracking, relative to the step and to the parameters
 TRACKED = {"one law": ["discrete"], "three laws": ["discrete", "article", "corrected"], "all laws": None}
@@ -214,15 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": str(torch.get_num_threads()),
     }
     results["missed"] = missed(results, not options.quick, options.device)
-    table = markdown(results)
-    print(table)
-    for line in results["missed"]:
-        print(f"not as asked: {line}")
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "tracking.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (options.out / "tracking.md").write_text(table, encoding="utf-8")
-    return 1 if results["missed"] else 0
+    return report(results, markdown(results), options.out, "tracking")
 
 
 if __name__ == "__main__":
