@@ -19,7 +19,7 @@ from validation.training import BATCH, QUICK_WIDTH, SGD, deviations, first_examp
 
 DECAYS = (0.0, 1e-4, 5e-4, 1e-3)
 # With the published 0.1 at batches of 256, the network without batch norm stops learning at batches of 32.
-RATES = {"VGG-16": 0.01, "VGG-16 with batch norm": 0.1}
+RATES = {"VGG-16": 0.03, "VGG-16 with batch norm": 0.1}
 CHARGES = {
     "translation": ("VGG-16", "fc3.weight", "column sums of the last layer"),
     "scale": ("VGG-16 with batch norm", "conv2", "squared norms of conv2"),
@@ -60,7 +60,7 @@ def cases(setting: Setting) -> dict[str, Case]:
 def measure(case: Case, setting: Setting) -> dict[str, Any]:
     """Train, and return the charges of the figure."""
     data = pictures(setting.data, setting.seed)
-    width, steps = setting.choose(QUICK_WIDTH, 1 / 4), setting.choose(30, 300)
+    width, steps = QUICK_WIDTH, setting.choose(30, 1000)
     network = vgg(data.classes, batch_norm="batch norm" in case.network, width=width, seed=setting.seed)
     wanted = {name for owner, name, _ in CHARGES.values() if owner == case.network}
     found = mq.find_charges(network, first_example(data), loss="cross_entropy")
