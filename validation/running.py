@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from importlib import import_module
@@ -34,6 +35,8 @@ class Store:
             if {key: kept.get(key) for key in self._label} == self._label:
                 self.numbers = {case: found for case, found in kept["cases"].items() if case in self.cases}
                 self.seconds = {case: kept["seconds"][case] for case in self.numbers}
+            else:
+                tqdm.write(f"{self._file} is of another setting or version, and is made anew", file=sys.stderr)
 
     @property
     def _file(self) -> Path:
