@@ -41,7 +41,7 @@ def cases(setting: Setting) -> dict[str, Case]:
     """VGG-16 without and with batch norm."""
     return {
         "VGG-16": Case("vgg16", SGD(0.01, momentum=0.9, weight_decay=5e-4)),
-        "VGG-16 with batch norm": Case("vgg16_bn", SGD(0.1, momentum=0.9, weight_decay=1e-4)),
+        "VGG-16 with batch norm": Case("vgg16_bn", SGD(0.1, weight_decay=1e-4)),
     }
 
 

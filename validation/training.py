@@ -119,6 +119,8 @@ def train(
             if scheduler is not None:
                 scheduler.step()
             losses.append(value.item())
+            if not math.isfinite(losses[-1]):
+                raise mq.Diverged(f"the loss is {losses[-1]} at step {len(losses)}: lower the learning rate")
             if watch:
                 watched.append(watch(network))
             if checkpoint is not None and time.perf_counter() - saved > _SAVE_EVERY:
