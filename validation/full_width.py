@@ -1,7 +1,7 @@
 """The article's network at its full width keeps every law that it was found to have.
 
 Run as ``python -m validation --only full_width``; 500 steps of each of the two networks take some twenty minutes on two
-cores, one for each. An interrupted training goes on from its last minute.
+free cores, one for each. An interrupted training goes on from its last minute.
 """
 
 from collections.abc import Mapping
@@ -100,15 +100,15 @@ def draw(numbers: Numbers, setting: Setting) -> Mapping[str, tuple[Figure, str]]
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     words = []
     for row, (network, one) in zip(axes, numbers.items(), strict=True):
-        row[0].plot(one["losses"], linewidth=1)
+        row[0].semilogy(one["losses"], linewidth=1)
         row[0].set_title(f"{network}: loss", fontsize=10)
         for axis, (name, charge) in zip(row[1:], one["charges"].items(), strict=True):
             measured = np.array(charge["measured"])
             for generator in range(measured.shape[1]):
                 axis.plot(charge["step"], measured[:, generator], linewidth=1.5, color=f"C{generator % 10}")
-            for law, style in (("article", "k--"), ("discrete", "k:")):
+            for law, style, label in (("article", "k--", "the article's law"), ("discrete", "k:", "exact law")):
                 lines = axis.plot(charge["step"], charge["predicted"][law], style, linewidth=0.8)
-                lines[0].set_label(law)
+                lines[0].set_label(label)
             axis.set_title(f"{network}: {name}", fontsize=10)
             axis.legend(fontsize=8)
         row[0].set_xlabel("step")
