@@ -221,10 +221,10 @@ def draw(numbers: Numbers, setting: Setting) -> Mapping[str, tuple[Figure, str]]
     axes[0, 0].set_ylabel("largest difference from the iterates")
     _legend(figure, numbers, shown)
     caption = (
-        "Errors (marks) against the step size, with lines of the expected slopes through the smallest above rounding. Momentum 1/2. "
-        f"The largest step is {FRACTION:g} of the series limit for vector fields, and for the other forms h·λ = 1/192 "
-        "to 1/48, the longer the higher the expected slope; the time is 2/λ for vector fields, 1/λ for time "
-        "derivatives, 1/(8λ) to 1/(2λ) for the other forms. Vector fields and time derivatives count after their "
+        "Errors (marks) against the step size, with lines of the expected slopes through the smallest above rounding. "
+        f"Momentum 1/2. The largest step is {FRACTION:g} of the series limit for vector fields, for the other forms "
+        "h·λ = 1/192 to 1/48, the longer the higher the expected slope; the time is 2/λ for vector fields, 1/λ for "
+        "time derivatives, 1/(8λ) to 1/(2λ) for the other forms. Vector fields and time derivatives count after their "
         "initial layer. Float64, flows to a tolerance of 1e-13."
     )
     return {"orders": (figure, caption), "orders_slopes": _draw_slopes(numbers)}

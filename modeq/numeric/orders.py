@@ -262,8 +262,12 @@ def expected_order(
             # Interpolation removes the shift of the transients' own modes, not of their products and resonances.
             found.append(2 if form == "phase" else 3)
     elif form == "state":
-        terms = state_space_form(method, order + 2)
-        found = [tree.order - 1 for (_, tree), value in terms.items() if tree.order > order and value != 0]
+        found = []
+        for size in range(order + 1, search + 1):  # one by one: with momentum the trees soon are too many
+            terms = state_space_form(method, size)
+            found = [size - 1 for (_, tree), value in terms.items() if tree.order == size and value != 0]
+            if found:
+                break
     elif form in ("time", "rest"):
         c = time_derivative_form(method, search).coefficients
         found = [k for k in range(order, search) if c[k] != 0]

@@ -100,6 +100,10 @@ def test_expected_order_reads_the_coefficients():
     assert expected_order(mq.GradientDescent(), 3, form="phase") == 4  # B₃ = 0
     assert expected_order(METHODS["heavy ball"], 3, initial_layer=1) == 2
     assert expected_order(METHODS["heavy ball"], 4, form="phase") == 2  # a shift O(h²) stays from zero buffers
+    runge_kutta_4 = mq.RungeKutta(
+        [[0, 0, 0, 0], [HALF, 0, 0, 0], [0, HALF, 0, 0], [0, 0, 1, 0]], [sp.Rational(w, 6) for w in (1, 2, 2, 1)]
+    )
+    assert [expected_order(runge_kutta_4, 1, form=form) for form in ("field", "state")] == [4, 4]
     assert expected_order(METHODS["heavy ball"], 4, form="hermite") == 3  # and O(h³) with interpolation
 
 
