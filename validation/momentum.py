@@ -314,7 +314,7 @@ def _period_caption(one: Mapping[str, Any], setting: Setting) -> str:
     return (
         f"Under-damped charges, measured (coloured, one line for each of up to 12 channels) and by the article's law "
         f"(dashed), through more than a period; sums of weights need no data for it. Below, the largest residual of "
-        f"each law, relative to {', '.join(SIZES.values())}, with peaks where weights pass close to 0; the article's is "
-        f"at most, for {worst}. {one['data']}; network of {one['parameters']:,} parameters in "
-        f"float64; {SGD(**one['sgd'])}, batch {BATCH}, {one['steps']} steps; seed {setting.seed}."
+        f"each law, relative to {', '.join(SIZES.values())}, with peaks where weights pass close to 0; the article's "
+        f"is at most, for {worst}. {one['data']}; network of {one['parameters']:,} parameters in float64; "
+        f"{SGD(**one['sgd'])}, batch {BATCH}, {one['steps']} steps; seed {setting.seed}."
     )

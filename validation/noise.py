@@ -140,10 +140,16 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
 
 
 def _network(batch_norm: bool, seed: int) -> nn.Sequential:
-    """Two convolutions of 3 and 4 channels and a linear layer; leaky, as a dead channel would have zeros of its own."""
+    """Two convolutions of 3 and 4 channels, leaky ReLUs and a linear layer.
+
+    A channel that is dead or linear on all digits would have zeros of its own: hence leaky, and the convolutions with
+    He's variance in place of torch's, a sixth of it.
+    """
     network = digits_cnn(seed, eps=1e-30, bias=True, channels=(3, 4), batch_norm=batch_norm, dtype=torch.float64)
-    for name in ("relu1", "relu2"):
-        setattr(network, name, nn.LeakyReLU(0.1))
+    for number in (1, 2):
+        setattr(network, f"relu{number}", nn.LeakyReLU(0.1))
+        with torch.no_grad():
+            getattr(network, f"conv{number}").weight.mul_(6**0.5)
     return network
 
 
