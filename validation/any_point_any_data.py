@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -271,7 +272,7 @@ def _legend() -> tuple[list[Any], list[str]]:
     entries |= {f"{labels} labels": {"marker": "o", "color": "black"} for labels in ("true", "random")}
     entries["random labels"]["markerfacecolor"] = "none"
     entries |= {name: {"marker": "D" if name == "no symmetry" else "s", "color": c} for name, c in _COLOURS.items()}
-    return [plt.Line2D([], [], linestyle="", markersize=6, **style) for style in entries.values()], list(entries)
+    return [Line2D([], [], linestyle="", markersize=6, **style) for style in entries.values()], list(entries)
 
 
 def _caption(numbers: Numbers, setting: Setting) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
@@ -230,7 +231,7 @@ def _arrows(axis: Any, ticks: Any, field: Any, chosen: slice, colour: str, scale
 
 
 def _legend() -> tuple[list[Any], list[str]]:
-    handles = [plt.Line2D([], [], color=colour, marker=">", linewidth=2) for colour in ("black", "C1")]
+    handles = [Line2D([], [], color=colour, marker=">", linewidth=2) for colour in ("black", "C1")]
     return handles, ["−g, downhill", "generator ξ"]
 
 
