@@ -81,6 +81,7 @@ _PUBLIC = {
     "symmetry.laws": ("SGDStep",),
     "symmetry.finding": ("find_charges",),
     "symmetry.found": ("Charges",),
+    "symmetry.balance": ("Balance", "balance"),
     "symmetry.equilibrium": ("Equilibrium", "equilibrium"),
     "symmetry.noise": ("GradientNoise", "gradient_noise"),
     "symmetry.projection": ("project",),
@@ -173,6 +174,8 @@ if TYPE_CHECKING:
     from modeq.symbolic.stochastic import stochastic_equation as stochastic_equation
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
+    from modeq.symmetry.balance import Balance as Balance
+    from modeq.symmetry.balance import balance as balance
     from modeq.symmetry.charge_equation import ChargeEquation as ChargeEquation
     from modeq.symmetry.charges import Rescale as Rescale
     from modeq.symmetry.charges import Scale as Scale
