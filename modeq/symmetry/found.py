@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeq.errors import InvalidCharge
-from modeq.symmetry.charges import Axis, Charge
+from modeq.symmetry.charges import Charge
 from modeq.symmetry.graph import Graph, drawing
+from modeq.symmetry.members import Axis
 
 
 @dataclass(frozen=True, eq=False)
