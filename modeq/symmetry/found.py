@@ -159,7 +159,7 @@ class Charges(Sequence[Charge]):
         """Return a line for each charge: its kind, what it moves, how many generators, why."""
         rows = [
             (
-                type(e.charge).__name__.lower(),
+                e.charge.kind.replace("_", " "),
                 e.charge.name,
                 str(e.generators),
                 "exact" if e.exact else "up to ε",

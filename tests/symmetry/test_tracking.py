@@ -499,7 +499,11 @@ def test_parameters_outside_of_the_optimizer_are_refused():
         ("unit", 1, "charges is 'unit'; give a sequence of charges"),
         ({"unit": 0}, 1, r"charges is \{'unit': 0\}; give a sequence of charges"),
         (None, 1, "charges is None; give a sequence of charges"),
-        ([SMOOTH_CHARGES[0], "unit"], 1, "charges contains 'unit'; give Translation, Scale, Rescale or GeneralLinear values"),
+        (
+            [SMOOTH_CHARGES[0], "unit"],
+            1,
+            "charges contains 'unit'; give Translation, Scale, Rescale or GeneralLinear values",
+        ),
     ],
 )
 def test_unusable_requests_are_refused(charges, every, message):
