@@ -59,13 +59,13 @@ def contracted(spaces: Spaces, one: Operand, other: Operand, out: str) -> tuple[
     ending: tuple[list[Leg], list[Leg]] = ([], [])
     for k, (part, partner) in enumerate(((one, other), (other, one))):
         for leg in part.aligned(letters):
-            if any(varies(slots, summed) for slots, _ in leg.terms):
+            if leg.changes(summed):
                 ending[k].append(leg)
             else:
                 staying.append((leg, partner))
     for leg in list(ending[0]):
         for partner_leg in list(ending[1]):
-            along = [k for k in summed if varies(leg.slots, [k]) and varies(partner_leg.slots, [k])]
+            along = [k for k in summed if leg.changes([k]) and partner_leg.changes([k])]
             if along:
                 _meet(spaces, leg, partner_leg, along)
                 ending[0].remove(leg)

@@ -134,7 +134,8 @@ def _diagonal(relations: DiagonalRelations, known: Iterable[Action]) -> tuple[li
     families: dict[Any, list[int]] = defaultdict(list)
     order = _first_uses(relations.traced)
     plain = {k: _netted(_sorted(action, order), relations.shapes) for k, action in sorted(actions.items())}
-    parts = {_entries(_netted(action, relations.shapes), sign) for action in known for sign in (1, -1)}
+    known = [_netted(_flat(action, relations), relations.shapes) for action in known]
+    parts = {_entries(action, sign) for action in known for sign in (1, -1)}
     plain = {k: action for k, action in plain.items() if _entries(action, 1) not in parts}
     for k, action in plain.items():
         if action:
@@ -148,6 +149,22 @@ def _diagonal(relations: DiagonalRelations, known: Iterable[Action]) -> tuple[li
         else:
             found.append(_by_rows(entry, relations.traced))
     return found, others
+
+
+def _flat(action: Action, relations: DiagonalRelations) -> Action:
+    """An action by single entries of the parameters whose entries are unknowns each."""
+    found: Action = {}
+    for (name, axis), entries in action.items():
+        shape = relations.shapes[name]
+        if axis is not None and name in relations.elementwise and len(shape) > 1:
+            places = np.arange(int(np.prod(shape))).reshape(shape)
+            own = found.setdefault((name, None), {})
+            for index, exponent in entries.items():
+                for i in places.take(index, axis).ravel().tolist():
+                    own[i] = own.get(i, 0) + exponent
+        else:
+            found[name, axis] = entries
+    return found
 
 
 def _entries(action: Action, sign: int) -> frozenset[Any]:

@@ -216,8 +216,10 @@ class LegRules:
         except Exception:  # whatever an operation raises: nothing is claimed
             return None
 
-    def _of_mul(self, node: Node) -> Legs | None:
+    def _of_mul(self, node: Node) -> Any:
         one, other = node.args[:2]
+        if self._of(one) and self._of(other) and all(operation(user) == "sum" for user in node.users):
+            return [self._of(one), self._of(other)]  # a contraction in two steps
         if not self._of(one) or (self._of(other) and shape_numel(one) < shape_numel(other)):
             one, other = other, one
         return self._times(node, one, other)
@@ -271,8 +273,7 @@ class LegRules:
         """The legs of a sum: pairs of legs along the same axes."""
         found = []
         for leg in first:
-            axes = [axis for axis in range(leg.slots.dim()) if varies(leg.slots, [axis])]
-            partner = next((other for other in second if any(varies(other.slots, [axis]) for axis in axes)), None)
+            partner = next((other for other in second if _along_the_same_axes(leg, other)), None)
             both = None if partner is None else self._merged(leg, partner)
             if both is None:
                 self._end((leg,))
@@ -457,14 +458,19 @@ class LegRules:
 
     def _of_mean(self, node: Node) -> Legs | None:
         """A sum over positions keeps a vector; of its coordinates it does not."""
-        source, out = shape_of(node.args[0]), shape_of(node)  # type: ignore[arg-type]
+        value = node.args[0]
+        source, out = shape_of(value), shape_of(node)  # type: ignore[arg-type]
         dims = node.args[1] if len(node.args) > 1 else None
         if not isinstance(dims, int | list | tuple) or dims == []:
             return None
         axes = {int(d) % len(source) for d in (dims if isinstance(dims, list | tuple) else [dims])}
         word = ascii_letters[: len(source)]
         kept = "".join(letter for axis, letter in enumerate(word) if axis not in axes)
-        found = self._product((node.args[0], word), ((), ""), kept)
+        if isinstance(self._of(value), list):  # of a product
+            legs = (tuple(leg.expanded(source) for leg in own) for own in self._of(value))
+            found = contracted(self.spaces, *(Operand(own, source, word) for own in legs), kept)
+        else:
+            found = self._product((value, word), ((), ""), kept)
         return tuple(leg.mapped(lambda t: t.reshape(out)) for leg in found)
 
     _of_sum = _of_mean
@@ -546,6 +552,13 @@ def _viewed(node: Node) -> bool:
         "select",
         "split",
     )
+
+
+def _along_the_same_axes(one: Leg, other: Leg) -> bool:
+    if one.source == other.source:
+        return True
+    axes = [axis for axis in range(one.slots.dim()) if varies(one.slots, [axis])]
+    return any(varies(other.slots, [axis]) for axis in axes)
 
 
 def _superposed(one: Leg, other: Leg) -> Leg | None:

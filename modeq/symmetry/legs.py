@@ -54,6 +54,11 @@ class Leg:
         factors = self.terms[0][1]
         return factors is None or varies_not(factors) or refines(self.position, numbered(factors))
 
+    def changes(self, axes: Sequence[int]) -> bool:
+        """Whether the entries are other sums of coordinates along some axes."""
+        several = len(self.terms) > 1
+        return any(varies(slots, axes) or (several and f is not None and varies(f, axes)) for slots, f in self.terms)
+
     def all_slots(self) -> Tensor:
         """Return every slot that occurs."""
         return torch.cat([torch.unique(compact(slots)) for slots, _ in self.terms])

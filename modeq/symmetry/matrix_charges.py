@@ -107,7 +107,7 @@ class Matrices(Charge):
 
     def _mixed(self, tensors: Mapping[str, Tensor], coefficients: Tensor, mixing: Any) -> dict[str, Tensor]:
         _, basis = self.layout(tensors)
-        x = self._combined(tensors, coefficients)
+        x = self.combined(tensors, coefficients)
         found: dict[str, Tensor] = {}
         for factor in self.factors:
             tensor = tensors[factor.parameter]
@@ -119,7 +119,7 @@ class Matrices(Charge):
     def acted(self, parameters: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
         """Return the parameters moved for the time 1 along Σ c ξ_X: U·e^X and V·e^(−Xᵀ)."""
         _, basis = self.layout(parameters)
-        x = self._combined(parameters, coefficients)
+        x = self.combined(parameters, coefficients)
         found: dict[str, Tensor] = {}
         for factor in self.factors:
             now = found.get(factor.parameter, parameters[factor.parameter])
@@ -128,8 +128,8 @@ class Matrices(Charge):
             found[factor.parameter] = now + factor.placed(mixing @ stack - stack, now)
         return found
 
-    def _combined(self, tensors: Mapping[str, Tensor], coefficients: Tensor) -> Tensor:
-        """Σ c X of each head."""
+    def combined(self, tensors: Mapping[str, Tensor], coefficients: Tensor) -> Tensor:
+        """Return Σ c X of each head, shape [heads, r, r]."""
         heads, basis = self.layout(tensors)
         numbers = {part: heads * basis.number(part) for part in self.parts}
         given = dict(zip(self.parts, coefficients.split(list(numbers.values())), strict=True))
@@ -142,7 +142,7 @@ class Matrices(Charge):
     def drawn(self, tensors: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return a random coefficient for each generator, with which ‖Σ c X‖ is at most ½ in each head."""
         found = super().drawn(tensors, generator)
-        largest = torch.linalg.matrix_norm(self._combined(tensors, found), 2).max()
+        largest = torch.linalg.matrix_norm(self.combined(tensors, found), 2).max()
         return found / (2 * largest).clamp_min(1)
 
     def owners(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -159,7 +159,7 @@ class Tracker:
         self._module, self._optimizer, self._writer = module, optimizer, writer
         self._followed = {charge.name: FollowedCharge(charge, module, self.laws) for charge in self.charges}
         row = sum(followed.numbers for followed in self._followed.values())
-        self._keep = min(_ROWS, max(2, _NUMBERS // row)) if keep is None else _integer("keep", keep, 2)
+        self._keep = min(_ROWS, max(2, _NUMBERS // max(row, 1))) if keep is None else _integer("keep", keep, 2)
         self._readings = Readings({name: (f.charge, f.parameters) for name, f in self._followed.items()})
         watch: Any = ObservedSteps if self.laws == (OBSERVED,) else SGDSteps
         self._watch: SGDSteps | ObservedSteps = watch(optimizer, self._followed, self._readings)
@@ -295,7 +295,7 @@ class Tracker:
             measured, predicted, sizes = (followed.rows[key][-1] for key in ("measured", self.laws[0], "sizes"))
             scale = followed.normaliser(sizes)
             with np.errstate(all="ignore"):
-                residual = np.max(np.abs(predicted - measured) / np.where(scale > 0, scale, np.inf))
+                residual = np.max(np.abs(predicted - measured) / np.where(scale > 0, scale, np.inf), initial=0.0)
             self._writer.add_scalar(f"charges/{name}", float(measured.mean()), number)
             self._writer.add_scalar(f"residuals/{name}", float(residual), number)
 
@@ -326,7 +326,7 @@ class Tracker:
             If a charge left the finite numbers; its `.trajectory` is the record of that charge.
         """
         return {
-            name: float(charge.residual(law, charge_relative=charge_relative).max())
+            name: float(charge.residual(law, charge_relative=charge_relative).max(initial=0.0))
             for name, charge in self.record.charges.items()
         }
 
@@ -342,7 +342,7 @@ class Tracker:
         """
         _require(self.laws, ("with_defect",), "the defect of a symmetry")
         self._fetch()
-        return {name: float(f.defect.max()) for name, f in self._followed.items()}
+        return {name: float(f.defect.max(initial=0.0)) for name, f in self._followed.items()}
 
     def explain(self) -> dict[str, str]:
         """Return for each charge one sentence on its residual: rounding, a broken symmetry, or interference.
@@ -353,7 +353,7 @@ class Tracker:
         record = self.record
         if self.laws == (OBSERVED,):
             kind = type(self._optimizer).__name__
-            missed = {name: float(record[name].residual(OBSERVED).max()) for name in record}
+            missed = {name: float(record[name].residual(OBSERVED).max(initial=0.0)) for name in record}
             return {
                 name: f"{type(f.charge).__name__} {name!r}: measured under {kind}, without a prediction; "
                 f"the sum of what its updates change misses it by {missed[name]:.1e}."
@@ -361,7 +361,7 @@ class Tracker:
             }
         _require(self.laws, ("discrete", "with_defect"), "an explanation")
         return {
-            name: explain_residual(f.charge, record[name], float(f.defect.max()), self._module, f.epsilon)
+            name: explain_residual(f.charge, record[name], float(f.defect.max(initial=0.0)), self._module, f.epsilon)
             for name, f in self._followed.items()
         }
 
