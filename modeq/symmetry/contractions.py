@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeq.symmetry.legs import Leg, paired, places, varies
+from modeq.symmetry.legs import Leg, paired, places, together, varies
 from modeq.symmetry.spaces import Spaces
 
 _FORMS = 4  # random sums of the bilinear forms in which two legs meet, enough to tell what commutes with all
@@ -88,8 +88,8 @@ def _kept(leg: Leg, shape: list[int], beside: list[int]) -> Leg | None:
     """A leg that is not summed over, on the result, whose entries differ along the axes of the other factor."""
     first = (*[slice(None)] * len(shape), *[0] * (leg.position.dim() - len(shape)))
     position = leg.position[first]
-    difference = leg.position - position.reshape(*position.shape, *[1] * (leg.position.dim() - len(shape)))
-    if not leg.plain or varies(difference, range(len(shape))):
+    spread = position.reshape(*position.shape, *[1] * (leg.position.dim() - len(shape)))
+    if not leg.plain or varies(torch.sub(*together(leg.position, spread)), range(len(shape))):
         return None
     return Leg.of(leg.slots[first].expand(shape), paired(position.expand(shape), places(shape, beside)))
 
@@ -116,10 +116,10 @@ def _groups(one: Tensor, other: Tensor) -> list[Tensor] | None:
     """The places along the last axis in groups of one position of both; None if these differ along other axes."""
     found = []
     for position in (one, other):
-        difference = position - position[..., :1]
+        difference = torch.sub(*together(position, position[..., :1]))
         if varies(difference, range(difference.dim() - 1)):
             return None
-        found.append(difference.reshape(-1, difference.shape[-1])[0])
+        found.append(difference.reshape(-1, difference.shape[-1])[0].expand(position.shape[-1]))
     number = paired(*found)
     return [torch.nonzero(number == k).flatten() for k in range(int(number.max()) + 1)]
 
@@ -131,8 +131,8 @@ def _even(leg: Leg) -> bool:
 
 def _dual(spaces: Spaces, one: Leg, other: Leg) -> bool:
     pair = _rows([one.slots, other.slots])
-    spaces.together(pair[0])
-    spaces.together(pair[1])
+    spaces.side_by_side(pair[0])
+    spaces.side_by_side(pair[1])
     spaces.equate(pair[0], -1, pair[1])
     return True
 
@@ -165,8 +165,8 @@ def _coupled(spaces: Spaces, one: Leg, other: Leg) -> bool:
         return False
     for a, b, left, right in zip(*(m[0] for m in maps), *(m[1] for m in maps), strict=True):
         forms = np.einsum("men,mek->mnk", left, right)
-        spaces.together(a[None])
-        spaces.together(b[None])
+        spaces.side_by_side(a[None])
+        spaces.side_by_side(b[None])
         spaces.equate(a, -1, b)
         spaces.couple(a, forms)
     return True

@@ -134,9 +134,8 @@ def _diagonal(relations: DiagonalRelations, known: Iterable[Action]) -> tuple[li
     families: dict[Any, list[int]] = defaultdict(list)
     order = _first_uses(relations.traced)
     plain = {k: _netted(_sorted(action, order), relations.shapes) for k, action in sorted(actions.items())}
-    known = [_netted(_flat(action, relations), relations.shapes) for action in known]
-    parts = {_entries(action, sign) for action in known for sign in (1, -1)}
-    plain = {k: action for k, action in plain.items() if _entries(action, 1) not in parts}
+    parts = {_entries(_netted(_flat(action, relations), relations.shapes)) for action in known}
+    plain = {k: action for k, action in plain.items() if not action or _entries(action) not in parts}
     for k, action in plain.items():
         if action:
             families[_signature(action), tuple(shares[k])].append(k)
@@ -167,8 +166,10 @@ def _flat(action: Action, relations: DiagonalRelations) -> Action:
     return found
 
 
-def _entries(action: Action, sign: int) -> frozenset[Any]:
-    """What an action does, or undoes, as a set."""
+def _entries(action: Action) -> frozenset[Any]:
+    """What an action does, as a set; the same for its inverse."""
+    place = min(action, key=str)
+    sign = 1 if action[place][min(action[place])] > 0 else -1
     return frozenset(
         (place, frozenset((index, sign * exponent) for index, exponent in entries.items()))
         for place, entries in action.items()

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from modeq.symmetry.contractions import Operand, contracted
-from modeq.symmetry.legs import Leg, paired, places, refines, varies
+from modeq.symmetry.legs import Leg, paired, places, refines, together, varies
 from modeq.symmetry.shapes import moved, moves_entries, operation, shape_of
-from modeq.symmetry.shifts import compact
 from modeq.symmetry.spaces import Spaces
 from modeq.symmetry.traced import Traced
 
@@ -290,7 +289,9 @@ class LegRules:
             self._end((other,))
             return None
         self.spaces.equate(one.slots, 1, other.slots)
-        return Leg.of(torch.where(one.slots > 0, one.slots, other.slots), paired(one.position, other.position))
+        a, b = together(one.slots, other.slots)
+        slots = torch.where(a > 0, a, b).expand(one.slots.shape)
+        return Leg.of(slots, paired(one.position, other.position))
 
     # --- contractions -------------------------------------------------------------------------------------------------
 
@@ -439,7 +440,8 @@ class LegRules:
         rest = range(2, leg.slots.dim())
         first = (slice(None), slice(None), *[0] * len(rest))
         position = leg.position[first]
-        difference = leg.position - position.reshape(*position.shape, *[1] * len(rest))
+        spread = position.reshape(*position.shape, *[1] * len(rest))
+        difference = torch.sub(*together(leg.position, spread))
         if not leg.plain or varies(leg.slots, rest) or varies(difference, [1]):
             return None
         return Leg.of(leg.slots[first], position)
@@ -506,7 +508,7 @@ class LegRules:
         if varies(leg.position, last) or varies(leg.slots, rest) or bool((leg.slots == 0).any()):
             return None
         row = leg.slots.permute(*rest, *last).flatten(len(rest)).reshape(-1, _count(leg.slots.shape, last))[:1]
-        self.spaces.together(row)
+        self.spaces.side_by_side(row)
         self.spaces.equate(row, -1, row)
         if centred:
             size = row.shape[1]
@@ -578,4 +580,4 @@ def _superposed(one: Leg, other: Leg) -> Leg | None:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return not bool(compact(one - other).any())
+    return not bool(torch.ne(*together(one, other)).any())

@@ -121,6 +121,21 @@ def numbered(tensor: Tensor) -> Tensor:
     return torch.unique(small, return_inverse=True)[1].reshape(small.shape).expand(tensor.shape)
 
 
+def together(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors broadcast against each other, of axes along which all repeat only the first entries.
+
+    Examples
+    --------
+    >>> [part.shape for part in together(torch.zeros(2, 1, 1), torch.zeros(1, 5).expand(4, 5))]
+    [torch.Size([2, 1, 5]), torch.Size([2, 1, 5])]
+    """
+    spread = torch.broadcast_tensors(*tensors)
+    index = tuple(
+        slice(None) if any(part.stride(axis) for part in spread) else slice(0, 1) for axis in range(spread[0].dim())
+    )
+    return [part[index] for part in spread]
+
+
 def paired(one: Tensor, other: Tensor) -> Tensor:
     """Return for each entry a number that is the same where both of two tensors of integers are.
 
@@ -130,11 +145,7 @@ def paired(one: Tensor, other: Tensor) -> Tensor:
     [0, 1, 2]
     """
     shape = torch.broadcast_shapes(one.shape, other.shape)
-    one, other = one.expand(shape), other.expand(shape)
-    index = tuple(
-        slice(0, 1) if not (one.stride(axis) or other.stride(axis)) else slice(None) for axis in range(len(shape))
-    )
-    first, second = one[index], other[index]
+    first, second = together(one, other)
     span = int(second.max()) - int(second.min()) + 1 if second.numel() else 1
     both = (first - (first.min() if first.numel() else 0)) * span + second - (second.min() if second.numel() else 0)
     return torch.unique(both, return_inverse=True)[1].reshape(both.shape).expand(shape)

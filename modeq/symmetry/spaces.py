@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modeq.symmetry.legs import together
 from modeq.symmetry.log_scales import signed_classes
 
 Ids = NDArray[np.int64]
+_LARGE = 2**31  # more than there are slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,25 +91,23 @@ class Spaces:
             self._starts[name, axis] = self.size
             self._owners.append((name, axis))
             self.size += length
-            self.together(torch.arange(self.size - length, self.size)[None])
+            self.side_by_side(torch.arange(self.size - length, self.size)[None])
         start = self._starts[name, axis]
         return torch.arange(start, start + length)
 
     def equate(self, one: Tensor, sign: int, other: Tensor) -> None:
         """State that coordinates are the same, or dual; what meets slot 0 cannot move."""
-        a, b = torch.broadcast_tensors(one, other)
-        index = tuple(
-            slice(None) if any(strides) else slice(0, 1) for strides in zip(a.stride(), b.stride(), strict=True)
-        )
-        pairs = np.unique(np.stack([a[index].reshape(-1).numpy(), b[index].reshape(-1).numpy()]), axis=1)
+        a, b = together(one, other)
+        both = np.unique(a.reshape(-1).numpy() * _LARGE + b.reshape(-1).numpy())
+        pairs = np.stack(np.divmod(both, _LARGE))
         met = (pairs > 0).all(0)
         self.alone(torch.from_numpy(pairs[:, ~met].max(0, initial=0)))
         a, b = pairs[:, met]
         self._pairs.append(np.stack([a, np.full_like(a, sign), b], axis=1))
 
-    def together(self, rows: Tensor) -> None:
+    def side_by_side(self, rows: Tensor) -> None:
         """State that something treats the slots of each row alike, and no others."""
-        for row in np.unique(rows.numpy(), axis=0):
+        for row in rows.numpy():
             self._rows.setdefault(row.tobytes(), row.copy())
 
     def alone(self, slots: Tensor) -> None:
@@ -126,23 +126,28 @@ class Spaces:
         of_row = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         slot = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
         firsts = np.unique(leader[1:])
-        _, mark, count = np.unique(self._marks(leader, of_row, slot)[firsts], return_inverse=True, return_counts=True)
-        several = firsts[count[mark] > 1]
-        inside = np.isin(leader[slot], several)
-        listed: dict[int, list[tuple[int, int]]] = defaultdict(list)  # leader -> (row, slot)
-        for row, one in zip(of_row[inside].tolist(), slot[inside].tolist(), strict=True):
-            listed[int(leader[one])].append((row, one))
-        together: dict[int, list[int]] = defaultdict(list)
-        for first, number in zip(several.tolist(), mark[count[mark] > 1].tolist(), strict=True):
-            together[number].append(first)
-        owners = np.repeat(np.arange(len(self._starts) + 1), np.diff([0, *self._starts.values(), self.size])) - 1
-        added: dict[int, list[int]] = defaultdict(list)  # slot -> those that are added to it
-        for one, how, other in pairs[np.isin(leader[pairs[:, 0]], several)].tolist():
+        marks = self._marks(leader, of_row, slot)[firsts]
+        _, mark, count = np.unique(marks, return_inverse=True, return_counts=True)
+        several = count[mark] > 1
+        classes = _Classes(self._owners, sign, leader)
+        inside = np.isin(leader, firsts[several])
+        for row, one in zip(of_row[inside[slot]].tolist(), slot[inside[slot]].tolist(), strict=True):
+            classes.rows[int(leader[one])].append((row, one))
+        for one, how, other in pairs[inside[pairs[:, 0]]].tolist():
             if how > 0:
-                added[one].append(other)
-                added[other].append(one)
-        for leaders in together.values():
-            yield from self._block(leaders, sign, leader, listed, owners, added)
+                classes.added[one].append(other)
+                classes.added[other].append(one)
+        starts = [0, *self._starts.values(), self.size]
+        classes.owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts)) - 1
+        classes.starts = starts[1:-1]
+        alike: dict[int, list[int]] = defaultdict(list)
+        for first, number in zip(firsts[several].tolist(), mark[several].tolist(), strict=True):
+            alike[number].append(first)
+        for leaders in alike.values():
+            pieces = classes.pieces(leaders)
+            forms = self._forms(leaders, leader) if pieces else None
+            if pieces and forms is not None:
+                yield Block(pieces, tuple(forms), not sign[leaders].any())
 
     def _marks(self, leader: Ids, of_row: Ids, slot: Ids) -> Ids:
         """For each leader a number that is the same for those that all rows treat alike."""
@@ -153,40 +158,10 @@ class Spaces:
             return draw.integers(-(2**62), 2**62, count)
 
         with np.errstate(over="ignore"):
-            np.add.at(marks, leader[slot], number(int(of_row.max(initial=0)) + 1)[of_row])
-            alone = leader[np.concatenate([np.zeros(1, dtype=np.int64), *self._alone])]
-            np.add.at(marks, np.unique(alone), number(len(np.unique(alone))))
+            np.add.at(marks, leader[slot], number(len(self._rows))[of_row])
+            alone = np.unique(leader[np.concatenate([np.zeros(1, dtype=np.int64), *self._alone])])
+            np.add.at(marks, alone, number(len(alone)))
         return marks
-
-    def _block(
-        self, leaders: list[int], sign: Ids, leader: Ids, listed: Any, owners: Ids, added: Any
-    ) -> Iterator[Block]:
-        """The block of some leaders, unless its parts cannot be put in an order."""
-        order = {first: k for k, first in enumerate(leaders)}
-        found: dict[tuple[str, int, int], dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
-        slots: dict[tuple[str, int, int], set[int]] = defaultdict(set)
-        for first in leaders:
-            for row, slot in listed[first]:
-                owner = (*self._owners[owners[slot]], int(sign[slot]) or 1)
-                found[owner][row].append((order[first], slot))
-                slots[owner].add(slot)
-        orders = {owner: _rows_of_one_each(rows.values(), len(leaders)) for owner, rows in found.items()}
-        orders = {owner: own | _added_to(slots[owner], orders, added) for owner, own in orders.items()}
-        orientation, pieces = 0, []
-        for owner in sorted(slots, key=lambda owner: min(slots[owner])):
-            listed_slots = [slot for row in orders[owner] for slot in row]
-            if len(listed_slots) != len(set(listed_slots)) or len(listed_slots) != len(slots[owner]):
-                return
-            name, axis, side = owner
-            orientation = orientation or side
-            start = self._starts[name, axis]
-            pieces += [
-                Piece(name, axis, side * orientation, tuple(i - start for i in row)) for row in sorted(orders[owner])
-            ]
-        self_dual = not sign[leaders].any()
-        forms = self._forms(leaders, leader)
-        if forms is not None and (self_dual or len({piece.sign for piece in pieces}) == 2):
-            yield Block(tuple(pieces), tuple(forms), self_dual)
 
     def _forms(self, leaders: list[int], leader: Ids) -> list[NDArray[np.float64]] | None:
         """What their matrices must commute with; None if a form leads out of the block."""
@@ -206,6 +181,55 @@ class Spaces:
                 return None
             found.append(coupling.forms[:, chosen][:, :, chosen])
         return found
+
+
+@dataclass
+class _Classes:
+    """The slots by what they are the same as, or dual to: s = sign · s_leader.
+
+    Attributes
+    ----------
+    owners : the parameter and axis of each range of slots
+    sign, leader : for each slot; sign 0 where it is its own dual
+    rows : leader -> the rows in which its slots are, as (row, slot)
+    added : slot -> those that are added to it
+    owner : for each slot the number of its range
+    starts : of each range the first slot
+    """
+
+    owners: list[tuple[str, int]]
+    sign: Ids
+    leader: Ids
+    rows: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    added: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    owner: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    starts: list[int] = field(default_factory=list)
+
+    def pieces(self, leaders: list[int]) -> tuple[Piece, ...]:
+        """The slots of some leaders, in rows of one for each; none if there is but one side, or no such order."""
+        found: dict[tuple[int, int], dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+        slots: dict[tuple[int, int], set[int]] = defaultdict(set)
+        for k, first in enumerate(leaders):
+            for row, slot in self.rows[first]:
+                side = int(self.owner[slot]), int(self.sign[slot])
+                found[side][row].append((k, slot))
+                slots[side].add(slot)
+        if {sign for _, sign in slots} in ({1}, {-1}):
+            return ()
+        orders = {side: _rows_of_one_each(rows.values(), len(leaders)) for side, rows in found.items()}
+        for side, own in slots.items():
+            if sum(map(len, orders[side])) < len(own):
+                orders[side] = orders[side] | _added_to(own, orders, self.added)
+        pieces: list[Piece] = []
+        orientation = 0  # the first ones have the sign 1
+        for side in sorted(slots, key=lambda side: min(slots[side])):
+            listed = [slot for row in orders[side] for slot in row]
+            if len(listed) != len(set(listed)) or len(listed) != len(slots[side]):
+                return ()
+            orientation = orientation or side[1] or 1
+            (name, axis), start, sign = self.owners[side[0]], self.starts[side[0]], orientation * (side[1] or 1)
+            pieces += [Piece(name, axis, sign, tuple(slot - start for slot in row)) for row in sorted(orders[side])]
+        return tuple(pieces)
 
 
 def _rows_of_one_each(rows: Any, size: int) -> set[tuple[int, ...]]:
