@@ -79,6 +79,7 @@ _PUBLIC = {
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.laws": ("SGDStep",),
+    "symmetry.matrix_charges": ("GeneralLinear", "Rotation"),
     "symmetry.finding": ("find_charges",),
     "symmetry.found": ("Charges",),
     "symmetry.balance": ("Balance", "balance"),
@@ -186,6 +187,8 @@ if TYPE_CHECKING:
     from modeq.symmetry.finding import find_charges as find_charges
     from modeq.symmetry.found import Charges as Charges
     from modeq.symmetry.laws import SGDStep as SGDStep
+    from modeq.symmetry.matrix_charges import GeneralLinear as GeneralLinear
+    from modeq.symmetry.matrix_charges import Rotation as Rotation
     from modeq.symmetry.noise import GradientNoise as GradientNoise
     from modeq.symmetry.noise import gradient_noise as gradient_noise
     from modeq.symmetry.projection import project as project

@@ -350,7 +350,8 @@ def plot_residuals(time: Any, residuals: Mapping[str, Any], ax: Any = None, **kw
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
-FAMILY_COLOURS = {"scale": "#c1441a", "rescale": "#1f6fb2", "translation": "#3d8b3d"}
+FAMILY_COLOURS = {"scale": "#c1441a", "rescale": "#1f6fb2", "general_linear": "#7a4fa3", "translation": "#3d8b3d"}
+_SIDES = {"rescale": ("rescale, incoming", "outgoing"), "general_linear": ("general linear, left", "right")}
 # Lengths in units of the font's size.
 _ROW, _LANE, _COLUMN, _GAP, _CHARGE_SIZE = 2.6, 1.5, 1.4, 1.2, 0.85
 _DASHES = (0, (2.5, 1.2))
@@ -371,13 +372,13 @@ def plot_network(
     The longest path is one line; parallel branches and skips run at its left. A charge is a marker at each operation
     whose parameters it moves, joined by a line, which is dashed where it is approximate. Of a rescale the incoming
     markers are filled, the outgoing ones hollow, and half filled where an operation is both; so are the two sides of
-    a translation.
+    a matrix charge and of a translation.
 
     Parameters
     ----------
     labels : of the operations, in an order in which each comes after what it reads
     edges : pairs of positions
-    marks : mappings of family ("scale", "rescale" or "translation"), label, exact, and signs
+    marks : mappings of family ("scale", "rescale", "general_linear" or "translation"), label, exact, and signs
         The signs map the position of an operation to a collection of 1, −1 or both.
     ax : matplotlib axes, optional
         By default new ones, as large as the network asks for. The text shrinks to fit into given ones.
@@ -624,10 +625,10 @@ def _network_legend(marks: Sequence[Mapping[str, Any]], size: float) -> list[Any
         signs = {sign for mark in marks if mark["family"] == family for row in mark["signs"].values() for sign in row}
         style = {"color": colour, "linewidth": 1.6, "marker": "o", "markersize": 0.6 * size}
         if signs:
-            label = "rescale, incoming" if family == "rescale" else family
+            label = _SIDES.get(family, (family, ""))[0]
             handles.append(Line2D([], [], **style, label=label))
         if -1 in signs:
-            label = "outgoing" if family == "rescale" else "opposite"
+            label = _SIDES.get(family, ("", "opposite"))[1]
             handles.append(Line2D([], [], **style, markerfacecolor="white", label=label))
     if not all(mark["exact"] for mark in marks):
         handles.append(Line2D([], [], color="0.3", linestyle=_DASHES, linewidth=1.6, label="up to ε"))

@@ -76,9 +76,9 @@ FUNCTIONS = {
 }  # fmt: skip
 CLASSES = {
     "BSeriesField", "BSeriesMap", "Balance", "ChargeEquation", "Charges", "Comparison", "Equilibrium",
-    "ExpectedEquation", "GeneralLinearMethod", "GradientNoise", "MemorylessMap",
+    "ExpectedEquation", "GeneralLinear", "GeneralLinearMethod", "GradientNoise", "MemorylessMap",
     "ModifiedEquation", "ModifyingEquation", "NumpyProblem", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem",
-    "Rescale",
+    "Rescale", "Rotation",
     "SGDStep", "Scale", "ScheduledEquation", "ScheduledTimeDerivativeForm", "StateSpaceForm", "Status",
     "StochasticEquation", "Study", "Sweep", "SymbolicProblem", "TimeDerivativeForm", "TorchProblem", "Tracker",
     "Trajectory", "Translation", "Tree", "VectorField", "Verification",

@@ -2,7 +2,8 @@
 
 A one-parameter symmetry moves the parameters along a generator ξ(θ) without changing the loss,
 so every gradient obeys ⟨g, ξ(θ)⟩ = 0. The families here have an affine generator, either constant
-(translation) or linear (scale, rescale), and one value holds many generators: one per index of an axis.
+(translation) or linear (scale, rescale), and one value holds many generators: one per index of an axis. Those of
+`matrix_charges` have one for each matrix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,137 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from modeq.errors import InvalidCharge
+from modeq.symmetry.factors import Factor
+from modeq.symmetry.members import Axis, Member, both_sides, members_of
 
-# An axis; an axis cut in so many contiguous pieces; an axis, or None for the flattened tensor, with the indices that
-# each generator moves; None for one generator over the whole tensor.
-Axis = int | tuple[int, int] | tuple[int | None, tuple[tuple[int, ...], ...]] | None
-
-
-@dataclass(frozen=True)
-class Member:
-    """One parameter of a charge: which axis counts the generators, and the sign it enters with."""
-
-    parameter: str
-    axis: int | None
-    groups: int | tuple[tuple[int, ...], ...] | None = None
-    sign: int = 1
-
-    def generators(self, shape: torch.Size, owner: str) -> int:
-        """Return the number of generators that a tensor of this shape gives, or refuse it."""
-        if isinstance(self.groups, tuple):
-            return self._generators_of_table(shape, owner)
-        if self.axis is None:
-            return 1
-        if not -len(shape) <= self.axis < len(shape):
-            raise InvalidCharge(
-                f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}; "
-                f"give an axis from 0 to {len(shape) - 1}, or None for one generator over the whole tensor"
-            )
-        size = shape[self.axis]
-        if self.groups is None:
-            return size
-        if self.groups < 1 or size % self.groups:
-            raise InvalidCharge(
-                f"{owner}: axis {self.axis} of {self.parameter!r} has length {size}, which does not split "
-                f"into {self.groups} equal groups; give a divisor of {size}"
-            )
-        return self.groups
-
-    def _generators_of_table(self, shape: torch.Size, owner: str) -> int:
-        assert isinstance(self.groups, tuple)
-        if self.axis is not None and not -len(shape) <= self.axis < len(shape):
-            raise InvalidCharge(f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}")
-        length = shape.numel() if self.axis is None else shape[self.axis]
-        largest = max(max(indices) for indices in self.groups)
-        if largest >= length:
-            raise InvalidCharge(
-                f"{owner}: {self.parameter!r} has shape {tuple(shape)}, where index {largest} lies outside; give "
-                f"indices up to {length - 1}"
-            )
-        return len(self.groups)
-
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor of the parameter's shape over all but the generators, shape [generators]."""
-        if isinstance(self.groups, tuple):
-            along = (
-                tensor.flatten()
-                if self.axis is None
-                else tensor.movedim(self.axis, 0).flatten(1).sum(1)
-                if tensor.dim() > 1
-                else tensor
-            )
-            index = torch.tensor(self.groups, device=tensor.device)
-            return along[index].sum(1)
-        if self.axis is None:
-            return tensor.sum().reshape(1)
-        moved = tensor.movedim(self.axis, 0)
-        return moved.reshape(self.groups or moved.shape[0], -1).sum(1)
-
-    def spread(self, values: Tensor, like: Tensor) -> Tensor:
-        """Return for each entry of a tensor the sum of the values, shape [generators], of those that move it."""
-        values = values.to(like)
-        if isinstance(self.groups, tuple):
-            length = like.numel() if self.axis is None else like.shape[self.axis]
-            index = torch.tensor(self.groups, device=like.device)
-            along = values.new_zeros(length).index_add_(0, index.flatten(), values.repeat_interleave(index.shape[1]))
-            if self.axis is None:
-                return along.reshape(like.shape)
-        elif self.axis is None:
-            return values.expand(like.shape)
-        else:
-            along = values if self.groups is None else values.repeat_interleave(like.shape[self.axis] // self.groups)
-        return along.reshape([-1 if d == self.axis % like.dim() else 1 for d in range(like.dim())]).expand(like.shape)
-
-    def __str__(self) -> str:
-        if isinstance(self.groups, tuple):
-            first, last = min(map(min, self.groups)), max(map(max, self.groups))
-            return f"{self.parameter!r}: ({self.axis}, {len(self.groups)} × {len(self.groups[0])} in {first}…{last})"
-        axis = self.axis if self.groups is None else (self.axis, self.groups)
-        return f"{self.parameter!r}: {axis}"
-
-
-def _members(owner: str, table: Mapping[str, Axis], sign: int = 1) -> tuple[Member, ...]:
-    if not isinstance(table, Mapping):
-        raise InvalidCharge(
-            f"{owner} gets {table!r} for its parameters; give a mapping of names to axes, such as {{'fc.weight': 1}}"
-        )
-    if not table:
-        raise InvalidCharge(f"{owner} names no parameter; give at least one, such as {{'fc.weight': 1}}")
-    members = []
-    for parameter, axis in table.items():
-        if not isinstance(parameter, str):
-            raise InvalidCharge(f"{owner} names the parameter {parameter!r}; give a string, such as 'fc.weight'")
-        index, groups = axis if isinstance(axis, tuple | list) and len(axis) == 2 else (axis, None)
-        if isinstance(groups, tuple | list):
-            groups = _table(owner, parameter, groups)
-        elif any(isinstance(part, bool) or not isinstance(part, int | None) for part in (index, groups)):
-            raise InvalidCharge(
-                f"{owner}: the axis of {parameter!r} is {axis!r}; give an integer, a pair (axis, groups), or None"
-            )
-        members.append(Member(parameter, index, groups, sign))
-    return tuple(members)
-
-
-def _both_sides(owner: str, sides: dict[str, Mapping[str, Axis]]) -> tuple[Member, ...]:
-    """Members with the sign 1, then those with −1; a parameter that lies on both sides names its entries."""
-    (one, plus), (other, minus) = sides.items()
-    members = _members(f"{owner}, {one},", plus) + _members(f"{owner}, {other},", minus, sign=-1)
-    tables = {m.parameter for m in members if isinstance(m.groups, tuple)}
-    both = sorted((plus.keys() & minus.keys()) - tables)
-    if both:
-        raise InvalidCharge(f"{owner} has {both[0]!r} both {one} and {other}; a parameter lies on one side")
-    return members
-
-
-def _table(owner: str, parameter: str, rows: Any) -> tuple[tuple[int, ...], ...]:
-    """Indices for each generator, as many for each."""
-    table = tuple(tuple(row) if isinstance(row, tuple | list) else () for row in rows)
-    whole = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for row in table for i in row)
-    if not table or not whole or len({len(row) for row in table}) != 1 or not table[0]:
-        raise InvalidCharge(
-            f"{owner}: the indices of {parameter!r} are {rows!r}; give for each generator as many integers from 0"
-        )
-    return table
+_KINDS: dict[Any, Any] = {}  # the families by their kinds
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,8 +36,11 @@ class Charge:
 
     Attributes
     ----------
+    kind : str
+        The name of the family, as in `to_dict`.
     degree : int
-        1 if the charge is linear in θ (translation), 2 if it is quadratic (scale, rescale).
+        1 if the charge is linear in θ (translation), 2 if it is quadratic, 0 if it is one of θ and a velocity
+        (rotation).
 
     Examples
     --------
@@ -173,9 +50,15 @@ class Charge:
     """
 
     name: str
-    members: tuple[Member, ...]
+    members: tuple[Member | Factor, ...]
 
+    kind: ClassVar[str]
     degree: ClassVar[int]
+
+    def __init_subclass__(cls) -> None:
+        """Let `from_dict` know a family by its kind."""
+        if "kind" in vars(cls):
+            _KINDS[cls.kind] = cls
 
     def parameters_of(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Return the parameters of the charge in a module, checked; raises `InvalidCharge`."""
@@ -217,6 +100,10 @@ class Charge:
                 "length, or (axis, groups) where an axis was flattened"
             )
         return next(iter(counts.values()))
+
+    def conserved(self, tensors: Mapping[str, Tensor]) -> int:
+        """Return how many of the generators, the first ones, have a charge: all, but for those of a rotation."""
+        return self.count(tensors)
 
     def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
         r"""Return ⟨ξ(x), y⟩ per generator, shape [generators], summed in float64.
@@ -284,22 +171,36 @@ class Charge:
     def to_dict(self) -> dict[str, Any]:
         """Return plain types only: kind, name and the tables of axes (a pair becomes a list)."""
         tables = {
-            key: {m.parameter: m.axis if m.groups is None else [m.axis, m.groups] for m in members}
+            key: {m.parameter: m.axis if m.groups is None else [m.axis, _plain(m.groups)] for m in members}
             for key, members in self._tables().items()
         }
-        return {"kind": type(self).__name__.lower(), "name": self.name, **tables}
+        return {"kind": self.kind, "name": self.name, **tables}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Charge":
         """Rebuild a charge from `to_dict`; raises `InvalidCharge` for an unknown kind."""
-        kinds = {kind.__name__.lower(): kind for kind in (Translation, Scale, Rescale)}
         fields = dict(data)
         kind = fields.pop("kind", None)
-        if kind not in kinds:
-            raise InvalidCharge(f"unknown kind of charge {kind!r}; known are {', '.join(kinds)}")
-        return kinds[kind](**fields)
+        if kind not in _KINDS:
+            raise InvalidCharge(f"unknown kind of charge {kind!r}; known are {', '.join(_KINDS)}")
+        return _KINDS[kind](**fields)
 
-    def _tables(self) -> dict[str, tuple[Member, ...]]:
+    def drawn(self, tensors: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return a random coefficient for each generator, fit for a finite move with `acted`."""
+        return torch.rand(self.count(tensors), generator=generator, dtype=torch.float64) - 0.5
+
+    def owners(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return for each entry of each parameter a number from 1, the same for all that the same generators move."""
+        numbers = torch.arange(1, self.count(parameters) + 1, dtype=torch.float64)
+        found: dict[str, Tensor] = {}
+        for member in self.members:
+            assert isinstance(member, Member)
+            number = member.spread(numbers, parameters[member.parameter].cpu().double()).long()
+            known = found.get(member.parameter)
+            found[member.parameter] = number if known is None else known + number
+        return found
+
+    def _tables(self) -> dict[str, tuple[Member | Factor, ...]]:
         return {"parameters": self.members}
 
     def __repr__(self) -> str:
@@ -309,6 +210,11 @@ class Charge:
             *(f"{key}={text}" for key, text in rest),
         ]
         return f"{type(self).__name__}({self.name!r}, {', '.join(tables)})"
+
+
+def _plain(groups: Any) -> Any:
+    """Groups as integers and lists, or as they are."""
+    return [list(row) for row in groups] if isinstance(groups, tuple) else groups
 
 
 # The attribute under which a wrapper holds the user's module: a compiled, a distributed and a sharded one.
@@ -376,14 +282,15 @@ class Translation(Charge):
     Translation('recurrent', parameters={'bias_ih': 0}, opposite={'bias_hh': 0})
     """
 
+    kind = "translation"
     degree = 1
 
     def __init__(self, name: str, parameters: Mapping[str, Axis], opposite: Mapping[str, Axis] | None = None) -> None:
         owner = f"charge {name!r}"
         if opposite is None:
-            super().__init__(name, _members(owner, parameters))
+            super().__init__(name, members_of(owner, parameters))
         else:
-            super().__init__(name, _both_sides(owner, {"parameters": parameters, "opposite": opposite}))
+            super().__init__(name, both_sides(owner, {"parameters": parameters, "opposite": opposite}))
 
     def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
         """Return ⟨1_A − 1_B, y⟩ per generator; x does not enter, as the generator is constant."""
@@ -397,7 +304,7 @@ class Translation(Charge):
         """Return ‖1_A − 1_B‖, the root of the number of entries, shape [generators]."""
         return self._total(lambda m: torch.ones_like(parameters[m.parameter], dtype=torch.float64)).sqrt()
 
-    def _tables(self) -> dict[str, tuple[Member, ...]]:
+    def _tables(self) -> dict[str, tuple[Member | Factor, ...]]:
         plus, minus = (tuple(m for m in self.members if m.sign * sign > 0) for sign in (1, -1))
         return {"parameters": plus, "opposite": minus} if minus else {"parameters": plus}
 
@@ -446,8 +353,10 @@ class Scale(_Quadratic):
     [9.0, 9.0]
     """
 
+    kind = "scale"
+
     def __init__(self, name: str, parameters: Mapping[str, Axis]) -> None:
-        super().__init__(name, _members(f"charge {name!r}", parameters))
+        super().__init__(name, members_of(f"charge {name!r}", parameters))
 
 
 class Rescale(_Quadratic):
@@ -478,10 +387,12 @@ class Rescale(_Quadratic):
     [-1.0, -1.0]
     """
 
-    def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
-        super().__init__(name, _both_sides(f"charge {name!r}", {"incoming": incoming, "outgoing": outgoing}))
+    kind = "rescale"
 
-    def _tables(self) -> dict[str, tuple[Member, ...]]:
+    def __init__(self, name: str, incoming: Mapping[str, Axis], outgoing: Mapping[str, Axis]) -> None:
+        super().__init__(name, both_sides(f"charge {name!r}", {"incoming": incoming, "outgoing": outgoing}))
+
+    def _tables(self) -> dict[str, tuple[Member | Factor, ...]]:
         return {
             "incoming": tuple(m for m in self.members if m.sign > 0),
             "outgoing": tuple(m for m in self.members if m.sign < 0),

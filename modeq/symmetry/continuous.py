@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeq.errors import NoClosedLaw
-from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.laws import SGDStep, rotation_step
 
 Variant = Literal["article", "corrected"]
 
@@ -218,6 +218,44 @@ def continuous_step(
             p[0, 0] * charge + p[0, 1] * h * rate + p[0, 2] * 2 * h**2 * drive,
             p[0, 1] * (2 * h * drive - stiffness * charge) + p[1, 1] * rate,
         )
+
+
+def continuous_rotation(rotation: Any, step: SGDStep, *, first: bool = False, variant: Variant = "corrected") -> Any:
+    r"""Advance the continuous law of a rotation R = ⟨ξ(θ), v⟩ of an antisymmetric generator by one step, t → t + h.
+
+    The motion of the article, h(1 + β)/2·θ'' + (1 − β)θ' = −g, has R' = −2(1 − β)/(h(1 + β))·R. In the phase-space
+    form, which keeps the pole of the method, it is R' = (ln β/h)·R, the discrete law itself.
+
+    Parameters
+    ----------
+    rotation : float or array
+        R before the step.
+    step : SGDStep
+        Heavy ball with coupled decay.
+    first : bool
+        True if there is no buffer yet: R is 0 then.
+    variant : {"corrected", "article"}
+        The phase-space form, or the article's.
+
+    Raises
+    ------
+    NoClosedLaw
+        For decoupled decay, Nesterov, and without momentum.
+
+    References
+    ----------
+    Kunin et al. 2021, arXiv 2012.04728, for the motion; Tanaka, Kunin 2021, arXiv 2105.02716.
+
+    Examples
+    --------
+    >>> round(float(continuous_rotation(1.0, SGDStep(0.5, momentum=0.75), variant="article")), 5)
+    0.75148
+    """
+    _refuse_decoupled(step)
+    exact = rotation_step(rotation, step, first=first)
+    if variant == "corrected" or first:
+        return exact
+    return rotation * np.exp(-2 * (1 - step.momentum) / (1 + step.momentum))
 
 
 def _inertia(step: SGDStep) -> np.float64:

@@ -546,6 +546,14 @@ class DiagonalRelations:
         self._vanish(gate)
         return kept.clone()
 
+    def _view_as_complex(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
+        ids = self._ids(of(node.args[0]), node.args[0])
+        return None if ids is None else self._equal_along(ids, [ids.dim() - 1])[..., 0].clone()
+
+    def _view_as_real(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
+        ids = self._ids(of(node.args[0]), node.args[0])
+        return None if ids is None else ids.unsqueeze(-1).expand(shape_of(node))
+
     def _masked_fill(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         ids = self._ids(of(node.args[0]), node.args[0])
         if node.args[2] not in (0, float("inf"), -float("inf")):

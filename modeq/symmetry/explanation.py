@@ -46,8 +46,8 @@ def explain_residual(charge: Charge, record: ChargeRecord, defect: float, module
         lost = ~np.isfinite(record.predicted[law]).all(axis=1)
         if lost.any():
             return f"{head}the {law} law is not finite from step {record.step[lost.argmax()]} on, yet the charge is."
-    residual = float(record.residual("discrete").max())
-    explained = float(record.residual("with_defect").max())
+    residual = float(record.residual("discrete").max(initial=0.0))
+    explained = float(record.residual("with_defect").max(initial=0.0))
     head += f"residual {residual:.1e}, "
     if _of_earlier_size(record) <= 32 * epsilon * np.sqrt(len(record.step)):
         return f"{head}at the level of rounding."
@@ -73,7 +73,7 @@ def _of_earlier_size(record: ChargeRecord) -> float:
         difference = np.abs(record.predicted["discrete"] - record.measured)
         largest = np.maximum.accumulate(record.normaliser, axis=0)
         unscaled = np.where(difference == 0, 0.0, np.inf)
-        return float(np.divide(difference, largest, out=unscaled, where=largest > 0).max())
+        return float(np.divide(difference, largest, out=unscaled, where=largest > 0).max(initial=0.0))
 
 
 def _blame_epsilon(charge: Charge, module: nn.Module) -> str:

@@ -1,6 +1,7 @@
-"""Every translation, scale and rescale symmetry of a network, read off its graph."""
+"""Every translation, scale, rescale and general linear symmetry of a network, read off its graph."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,6 +14,7 @@ from modeq.symmetry.charges import Rescale, Scale
 from modeq.symmetry.diagonal import DiagonalRelations
 from modeq.symmetry.found import Charges, Epsilon, Found, axis_of
 from modeq.symmetry.graph import network_graph
+from modeq.symmetry.matrix_finding import matrix_charges
 from modeq.symmetry.shapes import operation, shape_of
 from modeq.symmetry.traced import Traced, trace
 from modeq.symmetry.translations import translations
@@ -24,11 +26,13 @@ Shares = dict[int, Any]
 
 
 def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, target: Any = None) -> Charges:
-    """Return every translation, scale and rescale symmetry of a network with its loss.
+    """Return every translation, scale, rescale and general linear symmetry of a network with its loss.
 
     The network is traced into torch's own operations. Each entry of every value gets an unknown log-scale, with the
     linear relations under which the output stays as it is: their solutions are all diagonal symmetries. Constants
-    added to parameters are followed until a softmax, a mean subtraction or attention removes them.
+    added to parameters are followed until a softmax, a mean subtraction or attention removes them. Vectors that one
+    linear map writes and another reads, with nothing between them, are followed in the same way: these may be mixed by
+    a matrix, and the rescale charges of their coordinates are the diagonal of its charge.
 
     Parameters
     ----------
@@ -44,7 +48,7 @@ def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, tar
     Returns
     -------
     Charges
-        A sequence of `Translation`, `Scale` and `Rescale`, with a reason for each.
+        A sequence of `Translation`, `Scale`, `Rescale` and `GeneralLinear`, with a reason for each.
 
     Raises
     ------
@@ -67,9 +71,10 @@ def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, tar
     """
     traced = trace(module, example_input, loss, target)
     relations = DiagonalRelations(traced).collect()
-    found, others = _diagonal(relations)
+    matrices = list(matrix_charges(traced, _first_uses(traced), _title))
+    found, others = _diagonal(relations, [action for entry in matrices for action in entry.diagonal])
     return Charges(
-        _distinct([*found, *translations(traced)]),
+        _distinct([*found, *(entry.found for entry in matrices), *translations(traced)]),
         others,
         sorted(set(relations.unknown)),
         branches=traced.branches,
@@ -93,8 +98,8 @@ def _distinct(found: list[Found]) -> list[Found]:
 # --- scales and rescales ----------------------------------------------------------------------------------------------
 
 
-def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
-    """Charges of the solutions, those alike in one."""
+def _diagonal(relations: DiagonalRelations, known: Iterable[Action]) -> tuple[list[Found], list[str]]:
+    """Charges of the solutions, those alike in one, without those that are known to be parts of others."""
     solved = relations.scales.solve()
     carriers: dict[int, list[tuple[int, int]]] = defaultdict(list)  # leader -> (solution, coefficient)
     for k, solution in enumerate(solved.basis):
@@ -129,6 +134,8 @@ def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
     families: dict[Any, list[int]] = defaultdict(list)
     order = _first_uses(relations.traced)
     plain = {k: _netted(_sorted(action, order), relations.shapes) for k, action in sorted(actions.items())}
+    parts = {_entries(_netted(_flat(action, relations), relations.shapes)) for action in known}
+    plain = {k: action for k, action in plain.items() if not action or _entries(action) not in parts}
     for k, action in plain.items():
         if action:
             families[_signature(action), tuple(shares[k])].append(k)
@@ -141,6 +148,32 @@ def _diagonal(relations: DiagonalRelations) -> tuple[list[Found], list[str]]:
         else:
             found.append(_by_rows(entry, relations.traced))
     return found, others
+
+
+def _flat(action: Action, relations: DiagonalRelations) -> Action:
+    """An action by single entries of the parameters whose entries are unknowns each."""
+    found: Action = {}
+    for (name, axis), entries in action.items():
+        shape = relations.shapes[name]
+        if axis is not None and name in relations.elementwise and len(shape) > 1:
+            places = np.arange(int(np.prod(shape))).reshape(shape)
+            own = found.setdefault((name, None), {})
+            for index, exponent in entries.items():
+                for i in places.take(index, axis).ravel().tolist():
+                    own[i] = own.get(i, 0) + exponent
+        else:
+            found[name, axis] = entries
+    return found
+
+
+def _entries(action: Action) -> frozenset[Any]:
+    """What an action does, as a set; the same for its inverse."""
+    place = min(action, key=str)
+    sign = 1 if action[place][min(action[place])] > 0 else -1
+    return frozenset(
+        (place, frozenset((index, sign * exponent) for index, exponent in entries.items()))
+        for place, entries in action.items()
+    )
 
 
 def _by_rows(entry: Found, traced: Traced) -> Found:

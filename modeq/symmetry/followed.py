@@ -10,6 +10,7 @@ from torch import nn
 
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.matrix_charges import GeneralLinear, Matrices
 from modeq.symmetry.records import ChargeRecord
 from modeq.symmetry.running import RunningLaws
 
@@ -29,7 +30,9 @@ class FollowedCharge:
     epsilon : float
         Machine precision of the least precise parameter.
     defect : ndarray, shape [generators]
-        Largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient.
+        Largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient; of a matrix charge with the ‖θ_A‖ of its head.
+    numbers : int
+        How many a row of the record takes.
     laws : RunningLaws
     """
 
@@ -37,13 +40,16 @@ class FollowedCharge:
         self.charge = charge
         self.parameters = charge.parameters_of(module)
         self.epsilon = max(torch.finfo(p.dtype).eps for p in self.parameters.values())
-        self.defect = np.zeros(charge.count(self.parameters))
+        count, each = _generators(charge, self.parameters)
+        self.defect, self._each = np.zeros(count), each
+        self.numbers = count * (1 + len(laws))
         self.last = np.full(len(_HYPERPARAMETERS), np.nan)
         self.rows: dict[str, list[Array]] = {}
         self._kinds = tuple(laws)
-        # ‖ξ‖ of a constant generator
-        ones = {name: torch.ones((), dtype=torch.float64).expand(p.shape) for name, p in self.parameters.items()}
-        self._unit = charge.generator_norm(ones).numpy()
+        self._unit = np.zeros(0)
+        if charge.degree == 1:  # ‖ξ‖ of a constant generator
+            ones = {name: torch.ones((), dtype=torch.float64).expand(p.shape) for name, p in self.parameters.items()}
+            self._unit = charge.generator_norm(ones).numpy()
 
     def start(self, charge: Array, momentum: Array) -> None:
         """Set the laws to where they begin."""
@@ -53,7 +59,11 @@ class FollowedCharge:
         """Compare ⟨ξ(θ), g⟩ with ‖ξ‖‖g‖, at the parameters of the last row."""
         if size > 0:
             with np.errstate(all="ignore"):  # a training that diverges is reported by the record
-                norm = np.sqrt(self.rows["normaliser"][-1]) if self.charge.degree == 2 else self._unit
+                sizes = self.rows["sizes"][-1]
+                if self.charge.degree == 0:
+                    norm = np.repeat(np.split(sizes, 2)[0], self._each)
+                else:
+                    norm = self._unit if self.charge.degree == 1 else np.sqrt(np.repeat(sizes, self._each))
                 whole = norm * size
                 cosine = np.divide(np.abs(along), whole, out=np.zeros_like(along), where=whole > 0)
             self.defect = np.maximum(self.defect, cosine)
@@ -64,17 +74,24 @@ class FollowedCharge:
             self.laws.advance(step, forcing, cross, first=first, defect=along)
         self.last = np.array([getattr(step, key) for key in _HYPERPARAMETERS], dtype=float)
 
-    def saw_row(self, measured: Array, normaliser: Array) -> None:
+    def saw_row(self, measured: Array, sizes: Array) -> None:
         """Append a row to the record."""
         row = {
             "measured": measured,
-            "normaliser": normaliser,
+            "sizes": sizes,
             "time": np.array(self.laws.time),
             "hyperparameters": self.last,
             **self.laws.predictions(),
         }
         for key, value in row.items():
             self.rows.setdefault(key, []).append(value)
+
+    def normaliser(self, sizes: Array) -> Array:
+        """Return the sizes of the terms for each generator, from those that were read, along the last axis."""
+        if self.charge.degree == 0:
+            one, other = np.split(sizes, 2, axis=-1)
+            sizes = one * other
+        return np.repeat(sizes, self._each, axis=-1) if self._each > 1 else sizes
 
     def thin(self) -> None:
         """Keep every second row."""
@@ -88,9 +105,10 @@ class FollowedCharge:
             step=step,
             time=arrays["time"],
             measured=arrays["measured"],
-            normaliser=arrays["normaliser"],
+            normaliser=frozen(self.normaliser(arrays["sizes"])),
             predicted={law: arrays[law] for law in self._kinds},
             hyperparameters=dict(zip(_HYPERPARAMETERS, arrays["hyperparameters"].T, strict=True)),
+            matrices=_matrices(self.charge, self.parameters),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,6 +126,23 @@ class FollowedCharge:
         self.defect = state["defect"].numpy().copy()
         self.last = state["last"].numpy().copy()
         self.rows = {key: list(rows.numpy().copy()) for key, rows in state["rows"].items()}
+
+
+def _generators(charge: Charge, parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """How many generators are followed, and how many of them share the size of their terms."""
+    if not isinstance(charge, Matrices):
+        return charge.count(parameters), 1
+    heads, basis = charge.layout(parameters)
+    each = basis.number("s" if charge.degree else "a")
+    return heads * each, each
+
+
+def _matrices(charge: Charge, parameters: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The heads of a matrix charge that is followed as a whole, and the size of their matrices."""
+    if not isinstance(charge, GeneralLinear) or charge.elements is not None:
+        return None
+    heads, basis = charge.layout(parameters)
+    return heads, basis.size
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:

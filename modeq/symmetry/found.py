@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeq.errors import InvalidCharge
-from modeq.symmetry.charges import Axis, Charge
+from modeq.symmetry.charges import Charge
 from modeq.symmetry.graph import Graph, drawing
+from modeq.symmetry.members import Axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,7 @@ class Charges(Sequence[Charge]):
         """Return a line for each charge: its kind, what it moves, how many generators, why."""
         rows = [
             (
-                type(e.charge).__name__.lower(),
+                e.charge.kind.replace("_", " "),
                 e.charge.name,
                 str(e.generators),
                 "exact" if e.exact else "up to ε",

@@ -181,7 +181,7 @@ class Mark:
 
     Attributes
     ----------
-    family : "scale", "rescale" or "translation"
+    family : "scale", "rescale", "general_linear" or "translation"
     label : str
     signs : tuple of (int, tuple of int)
         A vertex with the signs, 1 or −1, that its parameters enter with.
@@ -238,7 +238,7 @@ def _marks(graph: Graph, found: Iterable[Any]) -> list[Mark]:
             for k in readers[member.parameter]:
                 signs[k].add(member.sign)
         label = f"{entry.charge.name} × {entry.generators}"
-        family = type(entry.charge).__name__.lower()
+        family = entry.charge.kind
         if signs:
             marks.append(Mark(family, label, _plain(signs), entry.exact))
     return marks

@@ -132,6 +132,41 @@ def discrete_step(
     )
 
 
+def rotation_step(rotation: Any, step: SGDStep, *, first: bool = False, defect: Any = 0.0) -> Any:
+    r"""Advance the rotation ⟨ξ(θ), v⟩ of an antisymmetric generator by one step of heavy ball, exactly: R ← βR.
+
+    Neither the gradients enter nor coupled weight decay, as ⟨ξ(v), v⟩ = 0 and ⟨ξ(θ), θ⟩ = 0; under decoupled decay
+    R ← (1 − hλ)βR.
+
+    Parameters
+    ----------
+    rotation : float or array
+        R before the step; v is the buffer itself.
+    step : SGDStep
+        Heavy ball, with coupled or decoupled decay.
+    first : bool
+        True if there is no buffer yet: v⁺ = d then, along which R is 0.
+    defect : float or array
+        ⟨ξ(θ), g⟩ where the symmetry is broken; the recursion then holds for any gradient.
+
+    Raises
+    ------
+    NoClosedLaw
+        For Nesterov, where the update is another vector than the buffer, and without momentum, where the buffer, if
+        there is one, stays as it is.
+
+    Examples
+    --------
+    >>> rotation_step(1.0, SGDStep(0.5, momentum=0.75, weight_decay=0.25, decoupled=True))
+    0.65625
+    """
+    if step.nesterov or step.momentum == 0:
+        raise NoClosedLaw(f"a rotation has no closed law under {step}: it has one for momentum, without nesterov")
+    fresh, kept = (1.0, 0.0) if first else (1.0 - step.dampening, step.momentum)
+    keep = 1.0 - step.h * step.weight_decay if step.decoupled else 1.0
+    return keep * (kept * rotation + fresh * defect)
+
+
 def discrete_response(step: SGDStep, steps: int, *, degree: int) -> NDArray[np.float64]:
     r"""Return D_0 … D_n, the response of a charge to one kick under constant hyper-parameters.
 

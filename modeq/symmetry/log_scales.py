@@ -73,7 +73,7 @@ class LogScales:
         rows = [(tuple(ids), tuple(cs)) for block, given in self._rows for ids, cs in zip(block, given, strict=True)]
         pairs = np.concatenate([np.zeros((1, 3), dtype=np.int64), *self._pairs])
         while True:
-            sign, leader = _classes(size, pairs)
+            sign, leader = signed_classes(size, pairs)
             rows, found = _substituted(rows, sign, leader)
             if not len(found):
                 seen = np.zeros(size, dtype=bool)
@@ -126,7 +126,7 @@ class Solutions:
         return values * self.sign[ids]
 
 
-def _classes(size: int, pairs: NDArray[np.int64]) -> tuple[Ids, Ids]:
+def signed_classes(size: int, pairs: NDArray[np.int64]) -> tuple[Ids, Ids]:
     """For each unknown its sign and the first unknown of its class, s = sign · s_first; sign 0 where s = 0."""
     i, sign, j = pairs.T
     same = np.where(sign >= 0, 0, size)

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeq.symmetry.charges import Charge, Member
+from modeq.symmetry.charges import Charge
+from modeq.symmetry.matrix_charges import Matrices
+from modeq.symmetry.matrix_reading import MatrixReading
+from modeq.symmetry.members import Member
 
 Tensors = Mapping[int, Tensor]  # by the identity of the parameter
 _PIECE = 88_000  # entries that are multiplied at a time
@@ -37,26 +40,51 @@ class Readings:
 
     def __init__(self, charges: Mapping[str, tuple[Charge, Mapping[str, Any]]]) -> None:
         self._members: dict[str, list[tuple[int, Member]]] = {}
+        self._matrices: dict[str, MatrixReading] = {}
         self._degrees: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
         self._scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # for products, always the same memory
         for name, (charge, parameters) in charges.items():
-            self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members]
             self._degrees[name] = charge.degree
-            self.counts[name] = charge.count(parameters)
+            if isinstance(charge, Matrices):
+                matrices = self._matrices[name] = MatrixReading(charge, parameters)
+                self.counts[name], self.sizes[name] = matrices.count, matrices.sizes
+                continue
+            self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members if isinstance(m, Member)]
+            self.counts[name] = self.sizes[name] = charge.count(parameters)
 
     def pairing(self, x: Tensors | None, y: Tensors, names: Iterable[str], *, sizes: bool = False) -> Tensor:
-        """Return ⟨ξ(x), y⟩ of some charges one after another, in float64; with `sizes` Σ|terms| after them.
+        """Return ⟨ξ(x), y⟩ of some charges one after another, in float64; with `sizes` those of the terms after them.
 
-        `x` may be None if all the charges are linear.
+        `x` may be None if all the charges are linear. The sizes are Σ|terms|, and of a matrix charge those of
+        `MatrixReading.lengths`.
         """
         chosen = list(names)
-        total = sum(self.counts[name] for name in chosen)
         device = next(iter(y.values())).device if y else torch.device("cpu")
-        packed = torch.zeros((1 + sizes) * total, dtype=torch.float64, device=device)
-        values, absolute = self.split(packed[:total], chosen), self.split(packed[total:], chosen)
-        members: dict[tuple[int, int], list[tuple[str, Member]]] = {}  # of a parameter, by the charge's degree
+        totals = [sum(counts[name] for name in chosen) for counts in (self.counts, self.sizes)]
+        packed = torch.zeros(totals[0] + sizes * totals[1], dtype=torch.float64, device=device)
+        values = self.split(packed, chosen)
+        absolute = self.split(packed[totals[0] :], chosen, sizes=True) if sizes else {}
+        self._add_diagonal(x, y, [name for name in chosen if name in self._members], values, absolute)
         for name in chosen:
+            if name in self._matrices:
+                assert x is not None
+                values[name].copy_(self._matrices[name].pairing(x, y))
+                if sizes:
+                    absolute[name].copy_(self._matrices[name].lengths(x, y))
+        return packed
+
+    def _add_diagonal(
+        self,
+        x: Tensors | None,
+        y: Tensors,
+        names: list[str],
+        values: dict[str, Tensor],
+        absolute: dict[str, Tensor],
+    ) -> None:
+        members: dict[tuple[int, int], list[tuple[str, Member]]] = {}  # of a parameter, by the charge's degree
+        for name in names:
             for key, member in self._members[name]:
                 members.setdefault((key, self._degrees[name]), []).append((name, member))
         for (key, degree), listed in members.items():
@@ -65,11 +93,10 @@ class Readings:
             sums = _sums(factor, tensor, axes, self._memory(tensor))
             for name, member in listed:
                 values[name].add_(_reduced(member, sums), alpha=member.sign)
-            if sizes:
+            if absolute:
                 sums = _sums(None, tensor, axes, self._memory(tensor), absolute=True) if degree == 1 else sums
                 for name, member in listed:
                     absolute[name].add_(_reduced(member, sums))
-        return packed
 
     def _memory(self, like: Tensor) -> Tensor:
         kind = like.dtype, like.device
@@ -77,8 +104,8 @@ class Readings:
             self._scratch[kind] = torch.empty(_PIECE, dtype=like.dtype, device=like.device)
         return self._scratch[kind]
 
-    def split(self, packed: Any, names: Iterable[str]) -> dict[str, Any]:
-        """Return what `pairing` has packed, by the name of the charge.
+    def split(self, packed: Any, names: Iterable[str], *, sizes: bool = False) -> dict[str, Any]:
+        """Return what `pairing` has packed, by the name of the charge; with `sizes` those of the terms.
 
         Examples
         --------
@@ -87,8 +114,9 @@ class Readings:
         """
         found, start = {}, 0
         for name in names:
-            found[name] = packed[start : start + self.counts[name]]
-            start += self.counts[name]
+            stop = start + (self.sizes if sizes else self.counts)[name]
+            found[name] = packed[start:stop]
+            start = stop
         return found
 
 

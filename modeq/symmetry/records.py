@@ -44,11 +44,15 @@ class ChargeRecord:
     measured : ndarray, shape [rows, generators]
         ⟨ξ(θ), θ⟩ of the parameters.
     normaliser : ndarray, shape [rows, generators]
-        Σ|θ_A| of a translation, ‖θ_A‖² of a scale or rescale charge.
+        Σ|θ_A| of a translation, ‖θ_A‖² of a scale or rescale charge; of a matrix charge ‖U‖² + ‖V‖², summed over the
+        columns of its head, of a rotation the root of that for θ and for v, multiplied.
     predicted : mapping of str to ndarray, shape [rows, generators]
         By law, each carried on from its own earlier value and never from a measured charge.
     hyperparameters : mapping of str to ndarray, shape [rows]
         h, momentum, dampening, weight_decay and nesterov of the step that led to the row; nan where none did.
+    matrices : (int, int), optional
+        The number of heads of a matrix charge and the size r of their matrices, of which the generators are the upper
+        triangles, one head after another; see `matrix`.
 
     Examples
     --------
@@ -66,6 +70,53 @@ class ChargeRecord:
     normaliser: Array
     predicted: Mapping[str, Array]
     hyperparameters: Mapping[str, Array]
+    matrices: tuple[int, int] | None = None
+
+    def matrix(self, law: str | None = None) -> Array:
+        """Return M = UᵀU − VᵀV of a matrix charge, measured or as a law predicts it, shape [rows, heads, r, r].
+
+        Raises
+        ------
+        InvalidCharge
+            If it is no matrix charge, or one of some matrices only, as between rotated queries and keys.
+        NoClosedLaw
+            If there is no such law.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> row = np.array([[1.0, 2.0, 3.0]])
+        >>> record = ChargeRecord("0-1", np.zeros(1), np.zeros(1), row, row, {}, {}, matrices=(1, 2))
+        >>> record.matrix().tolist(), record.trace().tolist()
+        ([[[[1.0, 2.0], [2.0, 3.0]]]], [[4.0]])
+        >>> record.off_diagonal().round(3).tolist(), record.spectrum().round(3).tolist()
+        ([[2.828]], [[[-0.236, 4.236]]])
+        """
+        if self.matrices is None:
+            raise InvalidCharge(f"charge {self.name!r} is no whole matrix: read its entries, measured and predicted")
+        if law is not None and law not in self.predicted:
+            raise NoClosedLaw(f"no law {law!r}; choose one of {', '.join(self.predicted)}")
+        values = self.measured if law is None else self.predicted[law]
+        heads, size = self.matrices
+        row, column = np.triu_indices(size)
+        found = np.empty((len(values), heads, size, size))
+        found[..., row, column] = found[..., column, row] = values.reshape(len(values), heads, -1)
+        return found
+
+    def trace(self, law: str | None = None) -> Array:
+        """Return tr M of each head, the rescale charge of all its coordinates, shape [rows, heads]; see `matrix`."""
+        return np.trace(self.matrix(law), axis1=-2, axis2=-1)
+
+    def spectrum(self, law: str | None = None) -> Array:
+        """Return the eigenvalues of M, the smallest first, shape [rows, heads, r]; see `matrix`."""
+        return np.linalg.eigvalsh(self.matrix(law))
+
+    def off_diagonal(self, law: str | None = None) -> Array:
+        """Return the norm of M without its diagonal, shape [rows, heads]; see `matrix`."""
+        found = self.matrix(law)
+        diagonal = np.arange(found.shape[-1])
+        found[..., diagonal, diagonal] = 0.0
+        return np.linalg.norm(found, axis=(-2, -1))
 
     def residual(self, law: str = "discrete", *, charge_relative: bool = False) -> Array:
         """Return |predicted − measured| over the normaliser, shape [rows, generators].
@@ -148,6 +199,8 @@ class Record:
             arrays |= {f"{k}/{key}": getattr(charge, key) for key in _ARRAYS}
             for table in _TABLES:
                 arrays |= {f"{k}/{table}/{key}": value for key, value in getattr(charge, table).items()}
+            if charge.matrices is not None:
+                arrays[f"{k}/matrices"] = np.array(charge.matrices)
         try:
             with Path(path).open("wb") as file:
                 np.savez_compressed(file, **arrays)
@@ -187,7 +240,8 @@ class Record:
                 {key.rsplit("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{k}/{table}/")}
                 for table in _TABLES
             ]
-            charges[name] = ChargeRecord(name, step, *plain, *tables)
+            heads, size = arrays.get(f"{k}/matrices", (0, 0))
+            charges[name] = ChargeRecord(name, step, *plain, *tables, (int(heads), int(size)) if size else None)
         return Record(step, charges)
 
     def to_xarray(self) -> Any:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modeq.symmetry.continuous import Variant, continuous_start, continuous_step
-from modeq.symmetry.laws import SGDStep, discrete_step
+from modeq.symmetry.continuous import Variant, continuous_rotation, continuous_start, continuous_step
+from modeq.symmetry.laws import SGDStep, discrete_step, rotation_step
 
 Array = NDArray[np.float64]
 
@@ -19,9 +19,9 @@ class RunningLaws:
     Parameters
     ----------
     charge, momentum : ndarray, shape [generators]
-        ⟨ξ(θ), θ⟩ and ⟨ξ(θ), v⟩ where the laws start.
-    degree : {1, 2}
-        1 for a linear charge, 2 for a quadratic one.
+        ⟨ξ(θ), θ⟩ and ⟨ξ(θ), v⟩ where the laws start; a rotation, of degree 0, is ⟨ξ(θ), v⟩ itself.
+    degree : {0, 1, 2}
+        1 for a linear charge, 2 for a quadratic one, 0 for a rotation.
     laws : which of `modeq.symmetry.records.LAWS`
 
     Examples
@@ -51,6 +51,9 @@ class RunningLaws:
 
     def advance(self, step: SGDStep, forcing: Any, cross: Any, *, first: bool, defect: Any) -> None:
         """Advance every law by one step; the arguments are those of `discrete_step`."""
+        if self.degree == 0:
+            self._turn(step, first, defect)
+            return
         before = self._states["discrete"]
         for law in self._states:
             if law in ("article", "corrected"):
@@ -65,6 +68,16 @@ class RunningLaws:
                     first=first,
                     defect=defect if law == "with_defect" else 0.0,
                 )
+        self.time += step.h
+
+    def _turn(self, step: SGDStep, first: bool, defect: Any) -> None:
+        for law, (rotation, unset) in self._states.items():
+            if law in ("article", "corrected"):
+                turned = continuous_rotation(rotation, step, first=first, variant=law)  # type: ignore[arg-type]
+            else:
+                given = defect if law == "with_defect" else 0.0
+                turned = rotation_step(rotation, step, first=first, defect=given)
+            self._states[law] = turned, unset
         self.time += step.h
 
     def observe(self, along: Any, quadratic: Any, h: float) -> None:

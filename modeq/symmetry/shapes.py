@@ -29,6 +29,8 @@ def moves_entries(node: torch.fx.Node) -> bool:
 
 def moved(node: torch.fx.Node, arguments: Any, keywords: Any) -> Any:
     """Return the result of such an operation on integers."""
+    if operation(node) in ("view", "_unsafe_view") and isinstance(arguments[1], list | tuple):
+        return arguments[0].reshape(arguments[1])  # which lie in memory in another way
     return node.target(*arguments, **keywords)  # type: ignore[operator]
 
 

@@ -376,10 +376,13 @@ class Shift:
             self._die(node, key.transpose(-1, -2), "is added to all keys of")
         if value is None:
             return None
+        shape = shape_of(node)
+        if len(shape) > 3 and value.shape[-3] != shape[-3]:  # grouped queries
+            value = value.repeat_interleave(shape[-3] // value.shape[-3], dim=-3)
         # The weights add up to 1, so that what is common to all values passes.
         same = (value == value[..., :1, :]).all(-2, keepdim=True)
         self._fail(torch.where(same, 0, value))
-        return torch.where(same, value[..., :1, :], 0).expand(shape_of(node))
+        return torch.where(same, value[..., :1, :], 0).expand(shape)
 
 
 def _numbers(ids: Tensor) -> list[int]:

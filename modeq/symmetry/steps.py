@@ -1,6 +1,6 @@
 """What is read of each step of an optimizer: of SGD what its laws need, of any other the update itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeq.errors import NoClosedLaw
 from modeq.symmetry.followed import FollowedCharge
 from modeq.symmetry.laws import SGDStep
 from modeq.symmetry.reading import Readings
@@ -23,19 +24,22 @@ class Step:
     Attributes
     ----------
     of : charge's name -> (hyper-parameters, sign of its gradients, whether it is the first step)
+    rotations : names of those of which nothing but ⟨ξ(θ), g⟩ is read
     values : what was read -> tensor over all generators of these charges
     """
 
     of: dict[str, tuple[SGDStep, float, bool]]
+    rotations: frozenset[str] = frozenset()
     values: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, list[str]]:
         """The charges for which each is read: ⟨ξ(θ), g⟩, and the products of gradients, parameters and buffers."""
-        nesterov = [name for name, (hyper, _, _) in self.of.items() if hyper.nesterov and hyper.momentum]
-        plain = [name for name, (hyper, _, _) in self.of.items() if hyper.momentum == 0]
+        driven = {name: hyper for name, (hyper, _, _) in self.of.items() if name not in self.rotations}
+        nesterov = [name for name, hyper in driven.items() if hyper.nesterov and hyper.momentum]
+        plain = [name for name, hyper in driven.items() if hyper.momentum == 0]
         left = [name for name in plain if not self.of[name][2]]  # buffers from earlier steps
-        kept = [name for name, (hyper, _, _) in self.of.items() if hyper.momentum != 0]
+        kept = [name for name, hyper in driven.items() if hyper.momentum != 0]
         return {
             "along": list(self.of),
             "gg": plain + nesterov,
@@ -52,25 +56,40 @@ class SGDSteps:
     def __init__(self, optimizer: torch.optim.SGD, followed: Followed, readings: Readings) -> None:
         self.optimizer, self.followed, self.readings = optimizer, followed, readings
         self.groups = {name: groups_of(optimizer, name, f.parameters) for name, f in followed.items()}
-        for name, groups in self.groups.items():
-            common_step(optimizer, name, groups)
+        self.rotations = frozenset(name for name, f in followed.items() if f.charge.degree == 0)
+        for name in self.groups:
+            self._common_step(name)
+
+    def _common_step(self, name: str) -> tuple[SGDStep, float]:
+        step, sign = common_step(self.optimizer, name, self.groups[name])
+        if name in self.rotations and (step.nesterov or step.momentum == 0):
+            raise NoClosedLaw(
+                f"charge {name!r} is a rotation, and has no closed law under {step}; train with momentum, without "
+                "nesterov, or leave the charge out"
+            )
+        return step, sign
 
     def momenta(self) -> Tensor:
         """⟨ξ(θ), v⟩ of the buffers that there are."""
+        return self.readings.pairing(parameters_of(self.followed), self.held(self.followed), self.followed)
+
+    def held(self, names: Iterable[str]) -> dict[int, Tensor]:
+        """The buffers of some charges, zeros where there are none yet."""
         buffers: dict[int, Tensor] = {}
-        for name, followed in self.followed.items():
+        for name in names:
+            parameters = self.followed[name].parameters
             step, _ = common_step(self.optimizer, name, self.groups[name])
-            held, _ = buffers_of(self.optimizer, name, followed.parameters, step.dampening)
-            buffers |= {id(p): held[n] for n, p in followed.parameters.items()}
-        return self.readings.pairing(parameters_of(self.followed), buffers, self.followed)
+            held, _ = buffers_of(self.optimizer, name, parameters, step.dampening)
+            buffers |= {id(p): held[n] for n, p in parameters.items()}
+        return buffers
 
     def before(self, along: bool) -> Step:
         """Read what the step will overwrite, ⟨ξ(θ), g⟩ if asked; raises `NoClosedLaw` before anything moved."""
         moved = {n: f for n, f in self.followed.items() if moving(n, f.parameters)}
-        step = Step({})
+        step = Step({}, self.rotations)
         theta, gradients, self.buffers = parameters_of(moved), {}, {}
         for name, followed in moved.items():
-            hyper, sign = common_step(self.optimizer, name, self.groups[name])
+            hyper, sign = self._common_step(name)
             held, first = buffers_of(self.optimizer, name, followed.parameters, hyper.dampening)
             step.of[name] = hyper, sign, first
             gradients |= {id(p): p.grad for p in followed.parameters.values()}
@@ -101,7 +120,11 @@ class SGDSteps:
         read = {key: self.readings.split(value, names[key]) for key, value in values.items()}
         for name, (hyper, sign, first) in step.of.items():
             along = sign * read["along"][name] if "along" in read else np.nan
-            if hyper.momentum == 0:
+            forcing: Any
+            cross: Any
+            if name in step.rotations:
+                forcing = cross = 0.0
+            elif hyper.momentum == 0:
                 forcing, cross = read["gg"][name], 0.0 if first else sign * read["gv"][name]
             else:
                 forcing = cross = read["vv"][name]
@@ -125,12 +148,22 @@ class ObservedSteps:
 
     def __init__(self, optimizer: torch.optim.Optimizer, followed: Followed, readings: Readings) -> None:
         self.optimizer, self.followed, self.readings = optimizer, followed, readings
+        self.rotations: frozenset[str] = frozenset()
         for name, f in followed.items():
             groups_of(optimizer, name, f.parameters)
+            if f.charge.degree == 0:
+                raise NoClosedLaw(
+                    f"charge {name!r} is a rotation, one of parameters and momentum buffers, and only the laws of "
+                    "torch.optim.SGD read these; leave it out"
+                )
 
     def momenta(self) -> Tensor:
         """Nothing is predicted: zeros."""
         return torch.zeros(sum(self.readings.counts[name] for name in self.followed), dtype=torch.float64)
+
+    def held(self, _: Iterable[str]) -> dict[int, Tensor]:
+        """No buffers are read."""
+        return {}
 
     def before(self, _: bool) -> Step:
         """Copy the parameters."""

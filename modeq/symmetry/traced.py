@@ -61,6 +61,7 @@ class Traced:
     parameters : placeholder's name -> the parameter's name; a tied one has one name
     frozen : names of the parameters without a gradient
     buffers : placeholder's name -> a buffer
+    constants : placeholder's name -> a tensor that the module's code makes, the same at each call
     values : the parameter's name -> the parameter
     branches : numbers that the module read off tensors, so that its graph may be another on other data
     norms : the operations that normalise, also those that the output does not depend on
@@ -70,6 +71,7 @@ class Traced:
     parameters: dict[str, str]
     frozen: frozenset[str]
     buffers: dict[str, Tensor]
+    constants: dict[str, Tensor]
     values: dict[str, nn.Parameter]
     branches: tuple[str, ...]
     norms: list[torch.fx.Node]
@@ -190,10 +192,12 @@ def trace(module: nn.Module, example_input: Any, loss: Any, target: Any = None) 
         for placeholder, name in exported.graph_signature.inputs_to_buffers.items()
         if name.removeprefix("module.") in known
     }
+    lifted = exported.graph_signature.inputs_to_lifted_tensor_constants
+    constants = {node: exported.constants[name] for node, name in lifted.items()}
     values = {name: named[name] for name in parameters.values()}
     norms = [node for node in exported.graph.nodes if operation(node) in NORMS]
     nodes = _seen_by_the_output(exported.graph)
-    return Traced(nodes, parameters, frozen, buffers, values, tuple(recorded.names), norms)
+    return Traced(nodes, parameters, frozen, buffers, constants, values, tuple(recorded.names), norms)
 
 
 def _seen_by_the_output(graph: torch.fx.Graph) -> list[torch.fx.Node]:

@@ -18,7 +18,8 @@ from modeq.symmetry.records import LAWS, OBSERVED, Record
 from modeq.symmetry.sgd_state import is_sgd
 from modeq.symmetry.steps import ObservedSteps, SGDSteps, Step, parameters_of
 
-_VERSION = 2
+_VERSION = 3
+_ROWS, _NUMBERS = 100_000, 2**27  # that are kept, 1 GB of them
 _WAITING = 64  # steps that are read on another device before they are fetched
 
 
@@ -29,7 +30,7 @@ def track(
     *,
     every: int = 1,
     laws: Sequence[str] | None = None,
-    keep: int = 100_000,
+    keep: int | None = None,
     writer: Any = None,
 ) -> "Tracker":
     r"""Follow charges of a module while an unmodified optimizer trains it.
@@ -50,15 +51,16 @@ def track(
     optimizer : torch.optim.Optimizer
         Fresh or in mid-training; momentum buffers present count as the start.
     charges : sequence of Charge
-        `Translation`, `Scale`, `Rescale` values with distinct names.
+        `Translation`, `Scale`, `Rescale`, `GeneralLinear` and `Rotation` values with distinct names.
     every : int
         Record each `every`-th step; the laws themselves advance at all steps.
     laws : sequence of str, optional
         Some of "discrete", "article", "corrected" and "with_defect", by default all four; or ``["observed"]``, which
         adds up the updates, the only one under another optimizer than SGD, and for charges whose members lie in
         parameter groups with different hyper-parameters.
-    keep : int
-        Rows that are kept, at least 2: when there are more, every second one is dropped and `every` doubles.
+    keep : int, optional
+        Rows that are kept, at least 2: when there are more, every second one is dropped and `every` doubles. By default
+        100,000, or as many as take 1 GB, which the matrix charges of a large network are soon.
     writer : optional
         Something with ``add_scalar(tag, value, step)``, as TensorBoard's SummaryWriter: it gets the mean of each charge
         and the largest residual of its first law at each recorded step.
@@ -75,7 +77,8 @@ def track(
         wrong kind.
     NoClosedLaw
         If members of one charge lie in parameter groups with different hyper-parameters; a later step raises
-        it too, before anything moved, if a schedule parts them or only some members have a gradient.
+        it too, before anything moved, if a schedule parts them or only some members have a gradient. For a rotation
+        under Nesterov, without momentum, or under another optimizer.
     UnsupportedOptimizer
         For what is no optimizer of torch, or if a law is asked for that the optimizer does not obey.
 
@@ -141,11 +144,11 @@ class Tracker:
         *,
         every: int,
         laws: Sequence[str] | None,
-        keep: int,
+        keep: int | None,
         writer: Any,
     ) -> None:
         self.charges = _checked(module, charges)
-        self.every, self._keep = _integer("every", every, 1), _integer("keep", keep, 2)
+        self.every = _integer("every", every, 1)
         self.laws = _chosen(laws, optimizer)
         self.steps = 0
         names = [charge.name for charge in self.charges]
@@ -155,6 +158,8 @@ class Tracker:
             raise InvalidCharge(f"writer is {writer!r}: give something with add_scalar(tag, value, step)")
         self._module, self._optimizer, self._writer = module, optimizer, writer
         self._followed = {charge.name: FollowedCharge(charge, module, self.laws) for charge in self.charges}
+        row = sum(followed.numbers for followed in self._followed.values())
+        self._keep = min(_ROWS, max(2, _NUMBERS // max(row, 1))) if keep is None else _integer("keep", keep, 2)
         self._readings = Readings({name: (f.charge, f.parameters) for name, f in self._followed.items()})
         watch: Any = ObservedSteps if self.laws == (OBSERVED,) else SGDSteps
         self._watch: SGDSteps | ObservedSteps = watch(optimizer, self._followed, self._readings)
@@ -162,9 +167,9 @@ class Tracker:
         self._waiting: list[_Waiting] = []
         with torch.no_grad():
             momenta = self._readings.split(self._watch.momenta().cpu().numpy(), self._followed)
-            start = self._readings.split(self._row()["row"].cpu().numpy(), self._followed)
+            start = self._measured({key: tensor.cpu().numpy() for key, tensor in self._row().items()})
         for name, followed in self._followed.items():
-            followed.start(start[name], momenta[name])
+            followed.start(start[name][0], momenta[name])
         self._append_row()
         self._fetch()
         self._handles = [
@@ -227,8 +232,13 @@ class Tracker:
                 self._fetch()
 
     def _row(self) -> dict[str, Tensor]:
-        theta = parameters_of(self._followed)
-        return {"row": self._readings.pairing(theta, theta, self._followed, sizes=True)}
+        theta, turning = parameters_of(self._followed), self._watch.rotations
+        still = [name for name in self._followed if name not in turning]
+        found = {"row": self._readings.pairing(theta, theta, still, sizes=True)}
+        if turning:
+            buffers = self._watch.held(turning)
+            found["rotations"] = self._readings.pairing(theta, buffers, sorted(turning), sizes=True)
+        return found
 
     @torch.no_grad()
     def _append_row(self) -> None:
@@ -245,7 +255,7 @@ class Tracker:
             if waiting.step is not None:
                 self._advance(waiting.step, values)
             else:
-                self._record(waiting.row, values["row"])
+                self._record(waiting.row, values)
         self._waiting = []
 
     def _advance(self, step: Step, values: dict[str, Any]) -> None:
@@ -255,13 +265,22 @@ class Tracker:
                 self._followed[name].saw_gradient(along, float(size[0]))
         self._watch.advance(step, values)
 
-    def _record(self, number: Any, row: Any) -> None:
+    def _measured(self, row: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What a row says of each charge: its value, and how large its terms are."""
+        turning = self._watch.rotations
+        names = {"row": [name for name in self._followed if name not in turning], "rotations": sorted(turning)}
+        found = {}
+        for key, packed in row.items():
+            values = self._readings.split(packed, names[key])
+            stop = sum(map(len, values.values()))
+            sizes = self._readings.split(packed[stop:], names[key], sizes=True)
+            found |= {name: (values[name].copy(), sizes[name].copy()) for name in names[key]}
+        return found
+
+    def _record(self, number: Any, row: Mapping[str, Any]) -> None:
         self._rows.append(number)
-        values, sizes = np.split(row, 2)
-        measured = self._readings.split(values, self._followed)
-        normaliser = self._readings.split(sizes, self._followed)
-        for name, followed in self._followed.items():
-            followed.saw_row(measured[name].copy(), normaliser[name].copy())
+        for name, (measured, sizes) in self._measured(row).items():
+            self._followed[name].saw_row(measured, sizes)
         self._write(number)
         if len(self._rows) > self._keep:
             self._rows = self._rows[::2]
@@ -273,9 +292,10 @@ class Tracker:
         if self._writer is None:
             return
         for name, followed in self._followed.items():
-            measured, predicted, scale = (followed.rows[key][-1] for key in ("measured", self.laws[0], "normaliser"))
+            measured, predicted, sizes = (followed.rows[key][-1] for key in ("measured", self.laws[0], "sizes"))
+            scale = followed.normaliser(sizes)
             with np.errstate(all="ignore"):
-                residual = np.max(np.abs(predicted - measured) / np.where(scale > 0, scale, np.inf))
+                residual = np.max(np.abs(predicted - measured) / np.where(scale > 0, scale, np.inf), initial=0.0)
             self._writer.add_scalar(f"charges/{name}", float(measured.mean()), number)
             self._writer.add_scalar(f"residuals/{name}", float(residual), number)
 
@@ -306,7 +326,7 @@ class Tracker:
             If a charge left the finite numbers; its `.trajectory` is the record of that charge.
         """
         return {
-            name: float(charge.residual(law, charge_relative=charge_relative).max())
+            name: float(charge.residual(law, charge_relative=charge_relative).max(initial=0.0))
             for name, charge in self.record.charges.items()
         }
 
@@ -322,7 +342,7 @@ class Tracker:
         """
         _require(self.laws, ("with_defect",), "the defect of a symmetry")
         self._fetch()
-        return {name: float(f.defect.max()) for name, f in self._followed.items()}
+        return {name: float(f.defect.max(initial=0.0)) for name, f in self._followed.items()}
 
     def explain(self) -> dict[str, str]:
         """Return for each charge one sentence on its residual: rounding, a broken symmetry, or interference.
@@ -333,7 +353,7 @@ class Tracker:
         record = self.record
         if self.laws == (OBSERVED,):
             kind = type(self._optimizer).__name__
-            missed = {name: float(record[name].residual(OBSERVED).max()) for name in record}
+            missed = {name: float(record[name].residual(OBSERVED).max(initial=0.0)) for name in record}
             return {
                 name: f"{type(f.charge).__name__} {name!r}: measured under {kind}, without a prediction; "
                 f"the sum of what its updates change misses it by {missed[name]:.1e}."
@@ -341,7 +361,7 @@ class Tracker:
             }
         _require(self.laws, ("discrete", "with_defect"), "an explanation")
         return {
-            name: explain_residual(f.charge, record[name], float(f.defect.max()), self._module, f.epsilon)
+            name: explain_residual(f.charge, record[name], float(f.defect.max(initial=0.0)), self._module, f.epsilon)
             for name, f in self._followed.items()
         }
 
@@ -424,5 +444,5 @@ def _checked(module: Any, charges: Any) -> tuple[Charge, ...]:
     listed = tuple(charges)
     for entry in listed:
         if not isinstance(entry, Charge):
-            raise InvalidCharge(f"charges contains {entry!r}; give Translation, Scale or Rescale values")
+            raise InvalidCharge(f"charges contains {entry!r}; give Translation, Scale, Rescale or GeneralLinear values")
     return listed

@@ -13,8 +13,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.fx import Node
 
-from modeq.symmetry.charges import Axis, Translation
+from modeq.symmetry.charges import Translation
 from modeq.symmetry.found import Found, axis_of
+from modeq.symmetry.members import Axis
 from modeq.symmetry.shapes import alike, operation, shape_of
 from modeq.symmetry.shifts import Shift
 from modeq.symmetry.traced import Traced

@@ -205,7 +205,7 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     slopes = torch.where(slopes < _ROUNDING * whole, whole, slopes)
     size = (slopes * charge.generator_norm(own)).clamp_min(torch.finfo(torch.float64).tiny)
     first = [float((values.abs() / size).max()) for values in (paired, predicted, paired - predicted)]
-    c = torch.rand(charge.count(own), generator=generator, dtype=torch.float64) - 0.5
+    c = charge.drawn(own, generator)
     field = charge.moved(own, c)
     length = _length(field)
     drawn = {
@@ -248,12 +248,7 @@ def _predicted(epsilon: Epsilon, stretches: list[Tensor]) -> Tensor:
 
 def _halves(charge: Charge, own: Parameters, generator: torch.Generator) -> dict[str, Tensor]:
     """Some of the entries that each generator moves, neither all nor, of several, none."""
-    numbers = torch.arange(1, charge.count(own) + 1, dtype=torch.float64)
-    of: Parameters = {}  # the number of the generator that moves an entry
-    for member in charge.members:
-        name = member.parameter
-        number = member.spread(numbers, own[name].cpu().double()).long()
-        of[name] = of[name] + number if name in of else number
+    of = charge.owners(own)
     drawn = {name: torch.rand(number.shape, generator=generator) for name, number in of.items()}
     groups, flat = (torch.cat([part[name].flatten() for name in of]) for part in (of, drawn))
     least, most = (

@@ -15,6 +15,9 @@ Three things that every count has to mind:
 - Rescaling needs all the entries that a channel is written by and read by: biases and norms' shifts among the writers,
   every branch among the readers. A parameter that does both, such as the recurrent matrix of an RNN, has exponents
   of both signs within one tensor, which no `Rescale` can say.
+
+Where linear maps follow on each other a matrix acts between them. Such generators are not diagonal, `matrices` lists
+them apart, and the diagonals of these matrices are among the rescales.
 """
 
 from collections import OrderedDict
@@ -27,6 +30,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from modeq.symmetry.charges import Charge, Rescale, Scale, Translation
+from modeq.symmetry.matrix_charges import GeneralLinear
 
 F64 = torch.float64
 Parameters = dict[str, Tensor]
@@ -71,6 +75,7 @@ class Network:
     loss: str | Callable[[Tensor, Tensor], Tensor]
     charges: tuple[Expected, ...]
     beyond: tuple[Beyond, ...]
+    matrices: tuple[Expected, ...]
     dead: int
     nearly_dead: int
     dependent: int
@@ -103,6 +108,7 @@ def network(
     loss="mse",
     charges=(),
     beyond=(),
+    matrices=(),
     dead=0,
     nearly_dead=0,
     dependent=0,
@@ -129,6 +135,7 @@ def network(
             loss,
             tuple(charges),
             tuple(beyond),
+            tuple(matrices),
             dead,
             nearly_dead,
             dependent,
@@ -186,6 +193,11 @@ def classifier(layer, features):
         exact(Translation(layer, {f"{layer}.weight": 1}), features),
         exact(Translation(f"{layer} bias", {f"{layer}.bias": None}), 1),
     )
+
+
+def between(left, right, generators, **more):
+    """The matrices that act between the parameters of two sides, from tables of axes."""
+    return exact(GeneralLinear("matrices", left, right, **more), generators)
 
 
 def constant_bias(parameter, generators):
@@ -392,7 +404,12 @@ def relu_squared():
     return perceptron(Apply(lambda h: F.relu(h) ** 2))
 
 
-@network(normal(3), normal(2), charges=[hidden("fc1", "fc2", 4)])
+@network(
+    normal(3),
+    normal(2),
+    charges=[hidden("fc1", "fc2", 4)],
+    matrices=[between(writes("fc1"), reads("fc2"), 16)],
+)
 def linear_linear():
     # GL(4) acts between the two; its diagonal is 4 rescales, the rest is not diagonal. Shifting fc1.bias by c and
     # fc2.bias by −W₂c is a symmetry whose second part is linear in other parameters: neither diagonal nor constant.
@@ -406,6 +423,7 @@ def linear_linear():
         exact(Rescale("first", {"0.weight": 0}, {"1.weight": 1}), 2),
         exact(Rescale("second", {"1.weight": 0}, {"2.weight": 1}), 3),
     ],
+    matrices=[between({"0.weight": 0}, {"1.weight": 1}, 4), between({"1.weight": 0}, {"2.weight": 1}, 9)],
 )
 def deep_linear():
     # The diagonals of GL(2) and GL(3). All of the first against all of the third is a sum of these.
@@ -580,6 +598,7 @@ def maximum_of_two():
     normal(3),
     normal(2),
     charges=[hidden("a", "c", 4), exact(Scale("a and b", writes("a", "b", axis=None)), 1)],
+    matrices=[between(writes("a"), reads("c"), 16)],
 )
 def ratio():
     # a(x)/‖b(x)‖: exponents of one sign, a scale, though no norm stands behind a: 4 + 1.
@@ -633,7 +652,12 @@ def layer_without_use():
     )
 
 
-@network(normal(3), normal(2), charges=[exact(Rescale("a-b", {"a.weight": 0}, {"b.weight": 1}), 2)])
+@network(
+    normal(3),
+    normal(2),
+    charges=[exact(Rescale("a-b", {"a.weight": 0}, {"b.weight": 1}), 2)],
+    matrices=[between({"a.weight": 0}, {"b.weight": 1}, 4)],
+)
 def low_rank_update():
     # A frozen layer and a trained product of two small ones: the diagonal of GL(2).
     module = Formula(
@@ -1356,7 +1380,12 @@ def residual(formula, **more):
     )
 
 
-@network(normal(3), normal(2), charges=[hidden("fc1", "fc2", 5), STREAM])
+@network(
+    normal(3),
+    normal(2),
+    charges=[hidden("fc1", "fc2", 5), STREAM],
+    matrices=[between(writes("stem", "fc2"), reads("fc1", "head"), 16)],
+)
 def residual_block():
     # 5 neurons inside the block. A channel of the stream is written by stem and fc2, biases included, and read by fc1
     # and head: 4. Trap: stem against fc1 alone, which forgets the skip.
@@ -1431,6 +1460,7 @@ def projection_skip():
         STREAM,
         exact(Rescale("gain-fc2", {"gain": None}, writes("fc2", axis=None)), 1),
     ],
+    matrices=[between(writes("stem", "fc2"), reads("fc1", "head"), 16)],
 )
 def residual_gain():
     # h + g·fc2(…): one number against the whole of fc2.
@@ -1664,7 +1694,15 @@ def attend(attention, n=1):
     return Formula(formula, q=nn.Linear(3, 4), k=nn.Linear(3, 4), v=nn.Linear(3, 4), o=nn.Linear(4, 2))
 
 
-@network(**TOKENS, charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("k.bias", 4)], dead=4)
+@network(
+    **TOKENS,
+    charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("k.bias", 4)],
+    dead=4,
+    matrices=[
+        between(writes("q", axis=(0, 2)), writes("k", axis=(0, 2)), 8),
+        between(writes("v", axis=(0, 2)), {"o.weight": (1, 2)}, 8),
+    ],
+)
 def attention():
     # Scores are Σ q_i k_i within a head: each of 4 coordinates rescales q against k (GL(2) per head, of which this is
     # the diagonal). b_k adds q·b_k to all keys of a query, which softmax forgets. b_q does not cancel: it weighs keys.
@@ -1672,7 +1710,12 @@ def attention():
     return attend(F.scaled_dot_product_attention, n=2)
 
 
-@network(**TOKENS, charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("k.bias", 4)], dead=4)
+@network(
+    **TOKENS,
+    charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("k.bias", 4)],
+    dead=4,
+    matrices=[between(writes("q"), writes("k"), 16), between(writes("v"), reads("o"), 16)],
+)
 def causal_attention_written_out():
     # As `attention`, one head of 4. The mask hides keys, the others still share q·b_k.
 
@@ -1684,7 +1727,12 @@ def causal_attention_written_out():
     return attend(mix)
 
 
-@network(**TOKENS, charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("q.bias", 4)], dead=4)
+@network(
+    **TOKENS,
+    charges=[KEY_QUERY, VALUE_OUTPUT, constant_bias("q.bias", 4)],
+    dead=4,
+    matrices=[between(writes("q"), writes("k"), 16), between(writes("v"), reads("o"), 16)],
+)
 def attention_over_the_wrong_axis():
     # Trap: normalised over the queries, it is the query's bias that cancels, and the key's stays.
     return attend(lambda q, k, v: (q @ k.transpose(-2, -1)).softmax(-2) @ v)
@@ -1697,6 +1745,7 @@ def attention_over_the_wrong_axis():
         VALUE_OUTPUT,
         exact(Rescale("q-o", writes("q", axis=None), {"o.weight": None}), 1),
     ],
+    matrices=[between(writes("q"), writes("k"), 16), between(writes("v"), reads("o"), 16)],
 )
 def attention_without_softmax():
     # Scores are homogeneous now: all of q against all of o, one more. The key bias does not cancel.
@@ -1721,16 +1770,26 @@ def rotary(halves):
 PAIRS = ("q.weight", "q.bias"), ("k.weight", "k.bias")
 
 
+def complex_numbers(*planes):
+    """What commutes with the rotations of some planes by angles that differ."""
+    return [element for i, j in planes for element in ([(i, i, 1), (j, j, 1)], [(i, j, 1), (j, i, -1)])]
+
+
 @network(
     **TOKENS,
     charges=[
         exact(Rescale("q-k", *(dict.fromkeys(side, (0, 2)) for side in PAIRS)), 2),
         VALUE_OUTPUT,
     ],
+    matrices=[
+        between(writes("q"), writes("k"), 4, basis=complex_numbers((0, 1), (2, 3))),
+        between(writes("v"), reads("o"), 16),
+    ],
 )
 def rotary_attention():
     # A rotation mixes two coordinates: they share a factor, 2 generators and not 4. It turns the key bias by the key's
-    # position, so its scores differ from key to key: not free.
+    # position, so its scores differ from key to key: not free. Of all matrices between q and k the complex numbers of
+    # each plane commute with it.
     return rotary(halves=False)
 
 
@@ -1753,6 +1812,10 @@ def rotary_attention():
                 for c in range(2)
             ],
         )
+    ],
+    matrices=[
+        between(writes("q"), writes("k"), 4, basis=complex_numbers((0, 2), (1, 3))),
+        between(writes("v"), reads("o"), 16),
     ],
 )
 def rotary_attention_by_halves():
@@ -1794,6 +1857,7 @@ def rotary_attention_by_halves():
         ),
     ],
     dead=2,
+    matrices=[between(writes("k"), writes("q"), 4), between(writes("v"), reads("o"), 4)],
 )
 def multi_query_attention():
     # Two heads of queries, one of keys and values: 2 + 2 and the key bias, 2.
@@ -1828,6 +1892,18 @@ def _packed(p, c):
         for i, name in enumerate(("q-k", "key bias", "v-o"))
     ],
     dead=4,
+    matrices=[
+        between(
+            {f"attention.in_proj_{part}": (0, ((0, 1), (2, 3))) for part in ("weight", "bias")},
+            {f"attention.in_proj_{part}": (0, ((4, 5), (6, 7))) for part in ("weight", "bias")},
+            8,
+        ),
+        between(
+            {f"attention.in_proj_{part}": (0, ((8, 9), (10, 11))) for part in ("weight", "bias")},
+            {"attention.out_proj.weight": (1, 2)},
+            8,
+        ),
+    ],
 )
 def packed_attention():
     # nn.MultiheadAttention: as `attention`, q on rows 0–3, k on rows 4–7 and v on rows 8–11 of in_proj.
@@ -1842,6 +1918,7 @@ def packed_attention():
     normal(2, batch=5),
     charges=[hidden("v", "head", 4), constant_bias("score.bias", 1)],
     dead=1,
+    matrices=[between(writes("v"), reads("head"), 16)],
 )
 def attention_pooling():
     # Softmax over the tokens of one score each: its bias cancels (one entry), its weights have no symmetry.
@@ -1856,6 +1933,7 @@ def attention_pooling():
 @network(
     **TOKENS,
     charges=[exact(Rescale("k-q, o", writes("k"), {**writes("q"), **reads("o")}), 4)],
+    matrices=[between(writes("k"), {**writes("q"), **reads("o")}, 16)],
 )
 def attention_with_keys_as_values():
     # Trap: k also writes what o reads, so q and o take its factor back together; its bias is a value and not free.
@@ -1875,6 +1953,7 @@ def attention_with_keys_as_values():
         exact(Rescale("norms", {"query_norm.weight": 0}, {"key_norm.weight": 0}), 4),
         VALUE_OUTPUT,
     ],
+    matrices=[between(writes("v"), reads("o"), 16)],
 )
 def attention_with_normed_keys():
     # RMS norms on queries and keys: each layer before them has one factor, q and k no longer meet by coordinates, their
@@ -1942,6 +2021,10 @@ TEXT = {"inputs": integers(6, 4, batch=4), "targets": integers(6, batch=16), "lo
     beyond=[opposite("token.weight", "position.weight", 4, index=column)],
     dead=4,
     dependent=1,
+    matrices=[
+        between(writes("q", axis=(0, 2)), writes("k", axis=(0, 2)), 8),
+        between(writes("v", axis=(0, 2)), {"o.weight": (1, 2)}, 8),
+    ],
 )
 def transformer():
     # Every reader of the stream is a layer norm, which forgets the mean over channels and one common factor. So each
@@ -1961,6 +2044,10 @@ def transformer():
     ],
     beyond=[opposite("token.weight", "position.weight", 4, index=column)],
     dead=4,
+    matrices=[
+        between(writes("q", axis=(0, 2)), writes("k", axis=(0, 2)), 8),
+        between(writes("v", axis=(0, 2)), {"o.weight": (1, 2)}, 8),
+    ],
 )
 def tied_transformer():
     # The token table is a writer of the stream and the last reader: a mean shift of a token's row would change its
@@ -1981,6 +2068,10 @@ def tied_transformer():
         exact(Rescale("norm3-head", {"norm3.weight": 0}, reads("head")), 4),
         nearly(Scale("stream", {"token.weight": None, "o.weight": None, "down.weight": None}), 1),
         exact(Translation("head", {"head.weight": 1}), 4),
+    ],
+    matrices=[
+        between({"q.weight": 0}, {"k.weight": 0}, 4, basis=complex_numbers((0, 1), (2, 3))),
+        between({"v.weight": 0}, reads("o"), 16),
     ],
 )
 def transformer_with_rms_norm():

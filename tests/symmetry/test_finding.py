@@ -8,6 +8,7 @@ from network_registry import LOOK_ALIKES, NETWORKS
 
 from modeq.errors import InvalidCharge
 from modeq.symmetry.finding import find_charges
+from modeq.symmetry.matrix_charges import GeneralLinear
 from modeq.symmetry.verification import verify
 
 
@@ -60,13 +61,13 @@ def test_all_and_no_other(name):
     module = network.build()
     inputs, targets = network.batch(torch.Generator().manual_seed(0))
     found = find_charges(module, inputs, network.loss, target=targets)
-    expected = span([e.charge for e in network.charges], module)
+    expected = span([e.charge for e in (*network.charges, *network.matrices)], module)
     seen = span(found, module)
     allowed = torch.cat([expected, beyond(network, module)])
     assert rank(torch.cat([expected, seen])) == rank(seen), found.table()  # every expected one was found
     assert rank(torch.cat([allowed, seen])) == rank(allowed), found.table()  # and nothing that was not counted
     # What a norm's ε breaks is said to be broken, and nothing else is.
-    exact = span([e.charge for e in network.charges if not e.approximate], module)
+    exact = span([e.charge for e in (*network.charges, *network.matrices) if not e.approximate], module)
     seen = span([e.charge for e in found.found if e.exact], module)
     assert rank(torch.cat([exact, seen])) == rank(seen), found.table()
     assert rank(torch.cat([exact, beyond(network, module), seen])) == rank(torch.cat([exact, beyond(network, module)]))
@@ -133,8 +134,9 @@ def test_resnet_and_gpt_have_their_charges():
             net = gpt(**options, packed=packed, fused=fused, tied=False)
             found = find_charges(net, torch.randint(0, 11, (2, 5)), "cross_entropy")
             assert not found.unknown
-            assert found.generators == 205  # 8 of them exchanged by the tables of tokens and positions
-            assert len([c for c in found if "query" in c.name or "qkv" in c.name]) >= 4
+            # 8 of them exchanged by the tables of tokens and positions, 128 mixed in the heads
+            assert found.generators == 301
+            assert sum(e.generators for e in found.found if isinstance(e.charge, GeneralLinear)) == 2 * 2 * 2 * 4**2
 
 
 def test_unknown_operations_make_no_claim_and_are_listed():
@@ -255,7 +257,7 @@ def test_tokens_are_verified_with_the_loss_by_name():
     tokens, labels = torch.randint(0, 11, (3, 5)), torch.randint(0, 11, (3, 5))
     charges = find_charges(net, tokens, "cross_entropy", target=labels)
     report = verify(charges, net, "cross_entropy", (tokens, labels))
-    assert charges.generators == find_charges(net, tokens, "cross_entropy").generators == 123
+    assert charges.generators == find_charges(net, tokens, "cross_entropy").generators == 171
     assert all(entry.passed(1e-12) for entry, found in zip(report, charges.found, strict=True) if found.exact)
     for loss in (["mse"], 3, "hinge"):
         with pytest.raises(InvalidCharge, match="loss is .*: give one of"):

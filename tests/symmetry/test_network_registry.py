@@ -139,7 +139,7 @@ def rows(network, module, count, seed=2):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_listed_charge_is_orthogonal_to_the_gradient(name):
     module = NETWORKS[name].build()
-    for expected in NETWORKS[name].charges:
+    for expected in (*NETWORKS[name].charges, *NETWORKS[name].matrices):
         charge = expected.charge
         assert charge.count(charge.parameters_of(module)) == expected.generators
         worst = torch.zeros(expected.generators, dtype=F64)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from modeq.errors import InvalidCharge, InvalidSetting
 from modeq.symmetry.charges import Translation
 from modeq.symmetry.finding import find_charges
+from modeq.symmetry.matrix_charges import GeneralLinear
 from modeq.testing import affine_symmetries, diagonal_symmetries, networks
 
 F64 = torch.float64
@@ -36,15 +37,42 @@ LOSSES = {"cross_entropy": (F.cross_entropy, labels), "mse": (F.mse_loss, number
 
 
 def generators(charges, module):
-    """What each generator adds to the entries, or multiplies them by, flat, and whether it is a translation."""
+    """What each diagonal generator adds to entries, or multiplies them by, flat, and whether it is a translation."""
     parameters = dict(module.named_parameters())
     for charge in charges:
         known = charge.parameters_of(module)
         ones = {name: torch.ones_like(p).detach() for name, p in known.items()}
-        for unit in torch.eye(charge.count(known), dtype=F64):
+        units = torch.eye(charge.count(known), dtype=F64)
+        if isinstance(charge, GeneralLinear):
+            units = [unit for unit in units if is_diagonal(charge, known, unit)]
+        for unit in units:
             moved = charge.moved(ones, unit)
             flat = [moved.get(name, torch.zeros_like(p)).flatten() for name, p in parameters.items()]
             yield torch.cat(flat).detach(), isinstance(charge, Translation)
+
+
+def is_diagonal(charge, known, unit):
+    matrices = charge.combined(known, unit)
+    return bool((matrices == torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))).all())
+
+
+def matrices(charges, module):
+    """Each generator of a matrix charge as a D×D matrix M, ξ(θ) = Mθ."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    sizes = [p.numel() for p in parameters.values()]
+
+    def field(charge, known, unit, theta):
+        parts = zip(parameters.items(), theta.split(sizes), strict=True)
+        split = {name: part.view(p.shape) for (name, p), part in parts}
+        moved = charge.moved({name: split[name] for name in known}, unit)
+        return torch.cat([moved.get(name, torch.zeros_like(p)).flatten() for name, p in parameters.items()])
+
+    for charge in charges:
+        if isinstance(charge, GeneralLinear):
+            known = charge.parameters_of(module)
+            for unit in torch.eye(charge.count(known), dtype=F64):
+                columns = [field(charge, known, unit, theta) for theta in torch.eye(sum(sizes), dtype=F64)]
+                yield torch.stack(columns, 1)
 
 
 def size_of(module):
@@ -63,14 +91,50 @@ def diagonal_fields(charges, module):
 
 
 def affine_fields(charges, module):
-    """The generators as matrices [M, c]: translations times all affine functions, and diagonal M."""
+    """The generators as matrices [M, c]: translations times all affine functions, and those with a matrix M."""
     size = size_of(module)
     rows = []
+    still = torch.zeros(size, 1, dtype=F64)
     for flat, constant in generators(charges, module):
         if constant:
             rows += [torch.outer(flat, unit).flatten() for unit in torch.eye(size + 1, dtype=F64)]
         else:
-            rows.append(torch.cat([flat.diag(), torch.zeros(size, 1, dtype=F64)], 1).flatten())
+            rows.append(torch.cat([flat.diag(), still], 1).flatten())
+    rows += [torch.cat([matrix, still], 1).flatten() for matrix in matrices(charges, module)]
+    return [*rows, *taken_back(module)]
+
+
+def taken_back(module):
+    """Constants added to a bias that all linear maps which read it take back by theirs: linear in their weights.
+
+    These have no charge, as the matrix of the field is not symmetric.
+    """
+    names = {id(p): name for name, p in module.named_parameters()}
+    ends = torch.tensor([p.numel() for p in module.parameters()]).cumsum(0).tolist()
+    starts = dict(zip(names.values(), [0, *ends[:-1]], strict=True))
+    size, rows = size_of(module), []
+    layers = list(module.children())
+    for k, layer in enumerate(layers):
+        written = getattr(layer, "bias", None)
+        if written is None:
+            continue
+        after = layers[k + 1 :]
+        skips = 0
+        while skips < len(after) and hasattr(after[skips], "block"):
+            skips += 1
+        if skips == len(after) or not isinstance(after[skips], nn.Linear):
+            continue
+        readers = [*(skip.block[0] for skip in after[:skips]), after[skips]]
+        if any(reader.bias is None for reader in readers):
+            continue
+        for i in range(len(written)):
+            row = torch.zeros(size, size + 1, dtype=F64)
+            row[starts[names[id(written)]] + i, -1] = 1
+            for reader in readers:
+                weight, bias = (starts[names[id(p)]] for p in (reader.weight, reader.bias))
+                for o in range(reader.out_features):
+                    row[bias + o, weight + o * reader.in_features + i] = -1
+            rows.append(row.flatten())
     return rows
 
 
@@ -123,18 +187,28 @@ def small(**grammar):
     return networks(widths=(2, 3), features=2, **grammar).filter(lambda module: size_of(module) <= LARGEST)
 
 
-@given(small(adjacent=False), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=420, deadline=None)
-def test_no_affine_symmetry_is_missing(module, loss):
+def check_affine(module, loss):
     found, all_there_are, report = compared(module, loss, 2, affine_symmetries, affine_fields)
     assert found == all_there_are, report
 
 
+@given(small(adjacent=False), st.sampled_from(sorted(LOSSES)))
+@settings(max_examples=320, deadline=None)
+def test_no_affine_symmetry_is_missing(module, loss):
+    check_affine(module, loss)
+
+
 @given(small(), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=60, deadline=None)
-def test_adjacent_linear_maps_have_what_is_found_and_more(module, loss):
-    found, all_there_are, report = compared(module, loss, 2, affine_symmetries, affine_fields)
-    assert found <= all_there_are, report
+@settings(max_examples=100, deadline=None)
+def test_no_affine_symmetry_is_missing_where_linear_maps_are_adjacent(module, loss):
+    check_affine(module, loss)
+
+
+@pytest.mark.slow
+@given(small(), st.sampled_from(sorted(LOSSES)))
+@settings(max_examples=1000, deadline=None)
+def test_no_affine_symmetry_is_missing_on_a_thousand_networks(module, loss):
+    check_affine(module, loss)
 
 
 class Added(nn.Module):

@@ -272,7 +272,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(every):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 7}, "tracker state has version 7; this modeq reads 2"),
+        ({"version": 7}, "tracker state has version 7; this modeq reads 3"),
         ({"charges": [Scale("unit", {"unit": 0}).to_dict()]}, "tracker state is of the charges"),
     ],
 )
@@ -499,7 +499,11 @@ def test_parameters_outside_of_the_optimizer_are_refused():
         ("unit", 1, "charges is 'unit'; give a sequence of charges"),
         ({"unit": 0}, 1, r"charges is \{'unit': 0\}; give a sequence of charges"),
         (None, 1, "charges is None; give a sequence of charges"),
-        ([SMOOTH_CHARGES[0], "unit"], 1, "charges contains 'unit'; give Translation, Scale or Rescale values"),
+        (
+            [SMOOTH_CHARGES[0], "unit"],
+            1,
+            "charges contains 'unit'; give Translation, Scale, Rescale or GeneralLinear values",
+        ),
     ],
 )
 def test_unusable_requests_are_refused(charges, every, message):
