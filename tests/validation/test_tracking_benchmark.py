@@ -27,8 +27,16 @@ def test_a_dry_run(tracking, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(table)
 
 
+def test_a_dry_run_on_matrices(tracking, tmp_path):
+    assert tracking.main(["--quick", "--network", "gpt", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "tracking_gpt.json").read_text(encoding="utf-8"))
+    assert content["network"] == "gpt"
+    assert content["generators"] > 40  # two heads of 4 × 4 matrices, twice
+
+
 def test_what_is_missed(tracking):
     results = {
+        "network": "vgg",
         "time / step": {"one law": 0.02, "three laws": 0.025},
         "memory / parameters": {"one law": 0.02, "three laws": 0.001},
     }

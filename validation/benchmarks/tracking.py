@@ -1,6 +1,7 @@
 """The cost of tracking every step of a training: ``python -m validation.benchmarks.tracking --out results``.
 
-Full VGG-16 with batch norm on 64×64 images, batches of 32, SGD with momentum and weight decay. Steps without and with a
+Full VGG-16 with batch norm on 64×64 images in batches of 32, or (``--network gpt``) a GPT of 12 layers on 4 × 64
+tokens, whose charges are matrices for the most part; SGD with momentum and weight decay. Steps without and with a
 tracker take turns, and so do steps beside which each gradient's square is kept in a running integral as large as the
 parameters, as published code for these laws does: with momentum that is one integral and two copies of the parameters.
 Time is what the hooks take over what the step takes without them, medians of all rounds; memory is the most that the
@@ -16,15 +17,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import modeq as mq
+from modeq.numeric.networks.gpt import gpt
 from modeq.numeric.networks.vgg import vgg16
 from validation.benchmarks.table import environment, report
 
-TIME, TIME_CUDA, MEMORY = 0.03, 0.02, 0.01  # asked of tracking, relative to the step and to the parameters
+# Asked of tracking, relative to the step, on a GPU too, and to the parameters.
+TIME, TIME_CUDA, MEMORY = {"vgg": 0.03, "gpt": 0.05}, 0.02, 0.01
 TRACKED = {"one law": ["discrete"], "three laws": ["discrete", "article", "corrected"], "all laws": None}
 WITHIN = ("one law", "three laws")  # of these it is asked; the fourth reads each gradient too
 
@@ -50,12 +53,25 @@ class Integrals:
         return sum(t.numel() * t.element_size() for t in [*self.sums, *self.last[0], *self.last[1]])
 
 
-def measure(rounds: int, width: float, image_size: int, batch: int, device: str) -> dict[str, Any]:
+def _vgg(quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    width, size, batch = (1 / 64, 32, 4) if quick else (1.0, 64, 32)
+    network = vgg16(width=width, batch_norm=True, image_size=size)
+    return network, torch.randn(batch, 3, size, size), torch.randint(0, 200, (batch,))
+
+
+def _gpt(quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    network = gpt(layers=1, heads=2, dim=8, vocabulary=11, context=64) if quick else gpt()
+    tokens = torch.randint(0, 11, (4, 65))
+    return network, tokens[:, :-1], tokens[:, 1:]
+
+
+NETWORKS: dict[str, Callable[[bool], tuple[nn.Module, Tensor, Tensor]]] = {"vgg": _vgg, "gpt": _gpt}
+
+
+def measure(network: str, rounds: int, quick: bool, device: str) -> dict[str, Any]:
     """Return seconds of each kind of step in each round, and bytes."""
     torch.manual_seed(0)
-    module = vgg16(width=width, batch_norm=True, image_size=image_size).to(device)
-    x = torch.randn(batch, 3, image_size, image_size, device=device)
-    y = torch.randint(0, 200, (batch,), device=device)
+    module, x, y = (part.to(device) for part in NETWORKS[network](quick))
     charges = mq.find_charges(module, x[:2], "cross_entropy")
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
@@ -63,7 +79,7 @@ def measure(rounds: int, width: float, image_size: int, batch: int, device: str)
         _wait(device)
         start = time.perf_counter()
         optimizer.zero_grad()
-        F.cross_entropy(module(x), y).backward()
+        F.cross_entropy(module(x).flatten(0, -2), y.flatten()).backward()
         optimizer.step()
         if after is not None:
             after()
@@ -88,6 +104,7 @@ def measure(rounds: int, width: float, image_size: int, batch: int, device: str)
     bytes_held = {name: _largest(module, optimizer, charges, laws, step) for name, laws in TRACKED.items()}
     plain = median(seconds["plain"])
     return {
+        "network": network,
         "parameters": sum(p.numel() for p in module.parameters()),
         "charges": len(charges),
         "generators": charges.generators,
@@ -182,7 +199,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def missed(results: dict[str, Any], timed: bool, device: str) -> list[str]:
     """What is not as asked."""
-    asked = TIME_CUDA if device == "cuda" else TIME
+    asked = TIME_CUDA if device == "cuda" else TIME[results["network"]]
     found = []
     for name in WITHIN:
         if timed and results["time / step"][name] > asked:
@@ -195,6 +212,7 @@ def missed(results: dict[str, Any], timed: bool, device: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, and write tracking.json and tracking.md if asked to; 1 if something is missed."""
     parser = argparse.ArgumentParser(prog="python -m validation.benchmarks.tracking", description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, default="vgg", help="VGG-16 with batch norm by default")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="of each kind of step; the medians count")
     parser.add_argument("--quick", action="store_true", help="a dry run on a narrow network")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -202,8 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    size = (1 / 64, 32, 4) if options.quick else (1.0, 64, 32)
-    results = measure(1 if options.quick else options.rounds, *size, options.device)
+    results = measure(options.network, 1 if options.quick else options.rounds, options.quick, options.device)
     found = environment([])
     found.pop("processor time / elapsed time")
     results["environment"] = found | {
@@ -213,7 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": str(torch.get_num_threads()),
     }
     results["missed"] = missed(results, not options.quick, options.device)
-    return report(results, markdown(results), options.out, "tracking")
+    stem = "tracking" if options.network == "vgg" else f"tracking_{options.network}"
+    return report(results, markdown(results), options.out, stem)
 
 
 if __name__ == "__main__":
