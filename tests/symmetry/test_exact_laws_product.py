@@ -138,7 +138,8 @@ def followed_by_hand(name, dtype, combination, steps=STEPS, every=10):
         }
         for charge, members in charges.items():
             buffer, update = ({n: of[p] for n, p in members.items()} for of in (buffers, updates))
-            forcing, cross = charge.pairing(update, update), charge.pairing(update, buffer)
+            # of a matrix charge the antisymmetric generators, which come last, conserve nothing
+            forcing, cross = (charge.pairing(update, of)[: len(states[charge][0])] for of in (update, buffer))
             states[charge] = discrete_step(*states[charge], step, forcing, cross, degree=charge.degree, first=k == 0)
             if (k + 1) % every == 0:
                 error = (states[charge][0] - charge.value(members).detach()).abs() / charge.normaliser(members).detach()
