@@ -78,6 +78,7 @@ _PUBLIC = {
     "symmetry.charge_equation": ("ChargeEquation",),
     "symmetry.charges": ("Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
+    "symmetry.counting": ("count_conservation_laws",),
     "symmetry.laws": ("SGDStep",),
     "symmetry.matrix_charges": ("GeneralLinear", "Rotation"),
     "symmetry.finding": ("find_charges",),
@@ -182,6 +183,7 @@ if TYPE_CHECKING:
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation
     from modeq.symmetry.continuous import damping_regime as damping_regime
+    from modeq.symmetry.counting import count_conservation_laws as count_conservation_laws
     from modeq.symmetry.equilibrium import Equilibrium as Equilibrium
     from modeq.symmetry.equilibrium import equilibrium as equilibrium
     from modeq.symmetry.finding import find_charges as find_charges

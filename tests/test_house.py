@@ -66,7 +66,8 @@ def test_import_is_light():
 FUNCTIONS = {
     "Alternating", "ClassicalNesterov", "Epoch", "Extragradient", "GradientDescent", "HeavyBall",
     "ImplicitEuler", "LinearMultistep", "Nesterov", "OptimisticGradient", "PID", "QuasiHyperbolic",
-    "RungeKutta", "Simultaneous", "TripleMomentum", "balance", "compare", "damping_regime", "equilibrium",
+    "RungeKutta", "Simultaneous", "TripleMomentum", "balance", "compare", "count_conservation_laws",
+    "damping_regime", "equilibrium",
     "exact_quadratic_flow",
     "find_charges", "flow", "gradient_noise", "verify",
     "iterate", "memoryless_map", "method_from", "method_from_torch", "modified_equation", "modifying_equation",

@@ -1,0 +1,399 @@
+"""Polynomial conservation laws: unknown coefficients, linear conditions at random points modulo a prime, fractions.
+
+A law h of gradient flow has ⟨∇h, ∇ψ⟩ = 0 for every ψ. Under weight decay it also has to be homogeneous, of degree d, and
+e^{dλt}h is conserved. In a momentum flow, with the friction τ as the unit of time, θ' pushes nothing and a = θ + θ'/τ and
+b = θ'/τ evolve by themselves, as constants and as e^{−τt}; a law is e^{jτt}P(a, b) with P of degree j in b, where the
+derivative of P along ∇ψ in θ' vanishes. With weight decay only laws are looked for that hold for every λ, which adds one
+condition: that along θ in θ' vanishes too.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations_with_replacement, product
+from math import comb, gcd, lcm
+from typing import Any
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from modeq.errors import InvalidProblem
+from modeq.symmetry.lie_algebra import Flow, generic_samples
+from modeq.symmetry.modular import Echelon, PrimeField, fraction, invertible, random_prime
+from modeq.symmetry.programs import Program
+
+# Unknowns in all, and in one linear system.
+MOST_MONOMIALS = 500_000
+LARGEST_SYSTEM = 3_000
+_PRIMES = 4
+_ROWS = 64
+_LARGEST_BATCH = 2**22
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """Monomials with unknown coefficients.
+
+    Attributes
+    ----------
+    factors : tensor (M, degree) of numbers of variables; that after the last one stands for 1
+    rate : int
+        The law is e^{rate·t} times the polynomial, in units of λ or τ.
+    """
+
+    factors: Tensor
+    rate: int
+
+
+@dataclass(frozen=True)
+class Law:
+    """A polynomial in θ, or in (a, b): for the numbers of the variables in each monomial its coefficient; and its rate."""
+
+    coefficients: dict[tuple[int, ...], Fraction]
+    rate: int
+
+    def degree(self, one: int) -> int:
+        """Return its degree, where `one` stands for 1."""
+        return max(sum(k != one for k in monomial) for monomial in self.coefficients)
+
+
+def polynomial_laws(program: Program, flow: Flow, degree: int, seed: int, tell: Callable[[str], None]) -> list[Law]:
+    """Return a basis of the polynomial laws up to a degree, verified at fresh points modulo a fresh prime.
+
+    Parameters
+    ----------
+    program : Program
+    flow : Flow
+    degree : int
+    seed : int
+    tell : callable
+        Is told what is being done.
+
+    Raises
+    ------
+    InvalidProblem
+        If there are too many unknowns.
+    """
+    source = random.Random(seed)
+    charges = _charges(program, source)
+    systems = [part for ansatz in _ansatzes(program.parameters, degree, flow) for part in _apart(ansatz, charges)]
+    largest = max(len(system.factors) for system in systems)
+    if largest > LARGEST_SYSTEM:
+        raise InvalidProblem(
+            f"degree is {degree}: a linear system with {largest} unknowns, more than {LARGEST_SYSTEM}, would have to be "
+            "solved; give a lower degree or a smaller network"
+        )
+    tell(f"{len(systems)} systems, at most {largest} unknowns")
+    rows, check = (_Conditions(program, flow, source) for _ in range(2))
+    found = [law for system in rows.solvable(systems) for law in _laws(rows, check, system)]
+    return _generators(found, program.parameters * flow.blocks, degree, rows.field)
+
+
+def _generators(laws: Sequence[Law], one: int, degree: int, field: PrimeField) -> list[Law]:
+    """Those that are no linear combinations of products of others, by degree."""
+    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    for law in laws:
+        for monomial in law.coefficients:
+            places.setdefault((law.rate, monomial), len(places))
+    echelon, kept = Echelon(field, len(places)), []
+
+    def row(law: Law) -> Tensor:
+        found = torch.zeros(1, len(places), dtype=torch.float64)
+        columns = [places[law.rate, monomial] for monomial in law.coefficients]
+        found[0, columns] = field.of(list(law.coefficients.values()))
+        return found
+
+    for total in range(1, degree + 1):
+        products = [_product(chosen, one, degree) for chosen in _chosen(kept, one, total)]
+        if products:
+            echelon.add(torch.cat([row(product) for product in products]))
+        kept += [law for law in laws if law.degree(one) == total and echelon.add(row(law))]
+    return kept
+
+
+def _chosen(laws: Sequence[Law], one: int, total: int, first: int = 0) -> Iterator[tuple[Law, ...]]:
+    """All choices, with repetition, of two laws or more whose degrees sum to a total."""
+    for k in range(first, len(laws)):
+        left = total - laws[k].degree(one)
+        if left > 0:
+            yield from ((laws[k], law) for law in laws[k:] if law.degree(one) == left)
+            yield from ((laws[k], *rest) for rest in _chosen(laws, one, left, k))
+
+
+def _product(laws: Sequence[Law], one: int, degree: int) -> Law:
+    found = {(): Fraction(1)}
+    for law in laws:
+        terms: dict[tuple[int, ...], Fraction] = defaultdict(Fraction)
+        for (a, c), (b, d) in product(found.items(), law.coefficients.items()):
+            terms[tuple(sorted((*a, *(k for k in b if k != one))))] += c * d
+        found = {monomial: c for monomial, c in terms.items() if c}
+    padded = {(*monomial, *[one] * (degree - len(monomial))): c for monomial, c in found.items()}
+    return Law(padded, sum(law.rate for law in laws))
+
+
+def _ansatzes(parameters: int, degree: int, flow: Flow) -> list[Ansatz]:
+    """The polynomials that may be laws, by their rates."""
+    variables = flow.blocks * parameters
+    unknowns = comb(variables + degree, degree)
+    if unknowns > MOST_MONOMIALS:
+        raise InvalidProblem(
+            f"degree is {degree}: a polynomial in {variables} variables has {unknowns} coefficients, more than "
+            f"{MOST_MONOMIALS}; give a lower degree or a smaller network"
+        )
+    chosen = torch.tensor(list(combinations_with_replacement(range(variables + 1), degree)))[:-1]
+    totals = (chosen < variables).sum(1)
+    order = totals.argsort(stable=True)  # so that each law has its free coefficient in its highest degree
+    chosen, totals = chosen[order], totals[order]
+    if flow.momentum:
+        rates = ((chosen >= parameters) & (chosen < variables)).sum(1)
+    else:
+        rates = totals if flow.weight_decay else torch.zeros_like(totals)
+    return [Ansatz(chosen[rates == rate], int(rate)) for rate in rates.unique()]
+
+
+def _charges(program: Program, source: random.Random) -> Tensor:
+    """A number for each parameter, whose exclusive or over the factors of a monomial tells its kind.
+
+    Let ψ be the same after z_k → e^{a_k s} z_k of all its variables z, with integers a_k. Then it is after changes of sign by
+    (−1)^{a_k}, which turn gradients into gradients. So monomials that change sign otherwise are in different laws.
+    """
+    field = PrimeField(random_prime(source), source.getrandbits(60))
+    echelon = Echelon(field, program.logarithmic(field, 1).shape[1])
+    while len(echelon.add(program.logarithmic(field, _ROWS))) == _ROWS:
+        pass
+    numbers = torch.zeros(program.parameters, dtype=torch.int64)
+    for row in echelon.null_space():
+        fractions = [fraction(int(r), field.prime) for r in row]
+        if any(f is None for f in fractions):
+            continue
+        common = lcm(*(f.denominator for f in fractions))
+        odd = torch.tensor([int(f * common) % 2 for f in fractions[: program.parameters]])
+        numbers ^= odd * source.getrandbits(62)
+    return numbers
+
+
+def _apart(ansatz: Ansatz, charges: Tensor) -> list[Ansatz]:
+    """Monomials of one kind each."""
+    variables = int(ansatz.factors.max())
+    of_factor = torch.cat([charges.repeat(-(-variables // len(charges))), torch.zeros(1, dtype=torch.int64)])
+    kinds = torch.zeros(len(ansatz.factors), dtype=torch.int64)
+    for column in ansatz.factors.T:
+        kinds ^= of_factor[column]
+    order = kinds.argsort(stable=True)
+    _, counts = kinds[order].unique_consecutive(return_counts=True)
+    return [Ansatz(ansatz.factors[part], ansatz.rate) for part in order.split(counts.tolist())]
+
+
+def _laws(rows: "_Conditions", check: "_Conditions", ansatz: Ansatz) -> list[Law]:
+    """Solve modulo primes until the fractions that they determine are laws at fresh points, modulo a fresh prime."""
+    modulus, residues = 1, None
+    for _ in range(_PRIMES):
+        images = rows.null_space(ansatz).long().tolist()
+        if residues is None or len(images) < len(residues):  # a prime can show too many laws, not too few
+            modulus, residues = rows.field.prime, images
+        elif len(images) == len(residues):
+            residues = _combined(residues, modulus, images, rows.field.prime)
+            modulus *= rows.field.prime
+        found = [[fraction(r, modulus) for r in row] for row in residues]
+        if all(c is not None for row in found for c in row) and check.hold(ansatz, found):
+            return [_law(ansatz, row) for row in found]
+        rows = rows.afresh()
+    raise InvalidProblem(
+        f"the coefficients of laws do not fit into {_PRIMES} primes of 30 bits: ask for a lower degree"
+    )
+
+
+def _law(ansatz: Ansatz, row: Sequence[Fraction]) -> Law:
+    """With coprime integers, the first of them positive."""
+    found = {tuple(m): c for m, c in zip(ansatz.factors.tolist(), row, strict=True) if c}
+    common = lcm(*(c.denominator for c in found.values()))
+    unit = Fraction(common, gcd(*(int(c * common) for c in found.values())))
+    unit = unit if found[min(found)] > 0 else -unit
+    return Law({monomial: c * unit for monomial, c in found.items()}, ansatz.rate)
+
+
+def _combined(one: list[list[int]], modulus: int, other: list[list[int]], prime: int) -> list[list[int]]:
+    """Residues modulo the product (Chinese remainder theorem)."""
+    inverse = pow(modulus, -1, prime)
+    return [
+        [a + modulus * ((b - a) * inverse % prime) for a, b in zip(row, new, strict=True)]
+        for row, new in zip(one, other, strict=True)
+    ]
+
+
+class _Conditions:
+    """The linear conditions on coefficients, those of one random point after the other, modulo a random prime."""
+
+    def __init__(self, program: Program, flow: Flow, source: random.Random) -> None:
+        self.program, self.flow, self.source = program, flow, source
+        self.field = PrimeField(random_prime(source), source.getrandbits(60))
+        self.ring = generic_samples(program, self.field, self.field.random(1, 1, 1, program.parameters))
+        self.points: list[tuple[Tensor, Tensor]] = []
+
+    def afresh(self) -> "_Conditions":
+        """Return others."""
+        return _Conditions(self.program, self.flow, self.source)
+
+    def point(self, k: int) -> tuple[Tensor, Tensor]:
+        """The k-th random point, and the directions (pushes, variables) along which laws do not change there."""
+        while len(self.points) <= k:
+            field, count = self.field, self.program.parameters
+            point = field.random(self.flow.blocks, count, least=1)
+            theta = field.reduce(point[0] - point[1]) if self.flow.momentum else point[0]
+            samples = max((draw.shape[2] for draw in self.ring.draws.values()), default=0)
+            one = torch.ones(1, 1, samples, 1, dtype=torch.float64)
+            pushes = self.program.gradient(self.ring, theta.expand(1, 1, samples, -1), one)[0, 0]
+            if self.flow.momentum and self.flow.weight_decay:
+                pushes = torch.cat([pushes, theta[None]])
+            self.points.append((point.flatten(), pushes.repeat(1, self.flow.blocks)))
+        return self.points[k]
+
+    def solvable(self, systems: Sequence[Ansatz]) -> list[Ansatz]:
+        """Return those without as many independent conditions as unknowns at so many points, many at once."""
+        found = []
+        for unknowns in sorted({len(system.factors) for system in systems}):
+            same = [system for system in systems if len(system.factors) == unknowns]
+            size = max(1, _LARGEST_BATCH // unknowns**2)
+            for batch in (same[k : k + size] for k in range(0, len(same), size)):
+                factors = torch.cat([system.factors for system in batch])
+                rows = []
+                for k in range(unknowns):
+                    point, pushes = self.point(k)
+                    weights = self.field.random(1, len(pushes))
+                    push = self.field.contract("ij,jk->ik", weights, pushes)
+                    rows.append(derivatives(self.field, factors, point, push).reshape(len(batch), unknowns))
+                regular = invertible(self.field, torch.stack(rows, 1))
+                found += [system for system, no_law in zip(batch, regular, strict=True) if not no_law]
+        return found
+
+    def null_space(self, ansatz: Ansatz) -> Tensor:
+        """Return a basis of the coefficients that meet the conditions at so many points that one more changes nothing."""
+        unknowns = len(ansatz.factors)
+        echelon, k, full = Echelon(self.field, unknowns), 0, False
+        while not full and len(echelon.pivots) < unknowns:
+            rows = torch.zeros(0, unknowns, dtype=torch.float64)
+            while len(rows) < min(_ROWS, unknowns + 1):
+                rows = torch.cat([rows, derivatives(self.field, ansatz.factors, *self.point(k))])
+                k += 1
+            full = len(echelon.add(rows)) == 0
+        return echelon.null_space()
+
+    def hold(self, ansatz: Ansatz, rows: Sequence[Sequence[Fraction]]) -> bool:
+        """Whether coefficients meet the conditions at two points."""
+        if not rows:
+            return True
+        try:
+            laws = torch.stack([self.field.of(row) for row in rows])
+        except ValueError:  # the prime divides a denominator
+            return False
+        conditions = (derivatives(self.field, ansatz.factors, *self.point(k)) for k in range(2))
+        return not any(self.field.contract("im,jm->ij", rows, laws).any() for rows in conditions)
+
+
+def derivatives(field: PrimeField, factors: Tensor, point: Tensor, along: Tensor) -> Tensor:
+    """Return Σ_k X_k ∂m/∂z_k for each row X and each monomial m.
+
+    Examples
+    --------
+    >>> field = PrimeField(101, seed=0)
+    >>> point, along = torch.tensor([2.0, 3.0]).double(), torch.tensor([[1.0, 10.0]]).double()
+    >>> derivatives(field, torch.tensor([[0, 1], [1, 1]]), point, along)  # of xy: 3 + 2·10; of y²: 6·10
+    tensor([[23., 60.]], dtype=torch.float64)
+    """
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(len(along), 1, dtype=torch.float64)
+    entries = torch.cat([point, one])[factors]
+    relative = torch.cat([field.multiply(along, field.inverse(point)), zero], 1)[:, factors].sum(2)
+    values = entries[:, 0]
+    for column in entries.T[1:]:
+        values = field.multiply(values, column)
+    return field.multiply(field.reduce(relative), values)
+
+
+def independent(laws: Sequence[Law], parameters: int, flow: Flow, seed: int) -> int:
+    """Return the rank of the gradients at a random point modulo a random prime; it is never too large."""
+    if not laws:
+        return 0
+    source = random.Random(seed)
+    field = PrimeField(random_prime(source), source.getrandbits(60))
+    count = flow.blocks * parameters
+    point = field.random(count, least=1)
+    echelon = Echelon(field, count)
+    for law in laws:
+        slopes = derivatives(field, torch.tensor(list(law.coefficients)), point, torch.eye(count, dtype=torch.float64))
+        echelon.add(field.contract("km,m->k", slopes, field.of(list(law.coefficients.values())))[None])
+    return len(echelon.pivots)
+
+
+def expression(law: Law, variables: Sequence[sp.Symbol], flow: Flow) -> sp.Expr:
+    """Return a law in θ, θ' and t, without denominators in τ.
+
+    Examples
+    --------
+    >>> law = Law({(0, 3): Fraction(1), (1, 2): Fraction(-1)}, rate=1)
+    >>> expression(law, sp.symbols("x y"), Flow(momentum=True))
+    (x*y' - x'*y)*exp(t*tau)
+    """
+    time, friction, decay = sp.symbols("t tau lambda")
+    if not flow.momentum:
+        return _sum(law, variables) * sp.exp(law.rate * decay * time)
+    inverse = sp.Dummy()
+    speeds = [sp.Symbol(f"{x}'") * inverse for x in variables]
+    places = [*(x + v for x, v in zip(variables, speeds, strict=True)), *speeds]
+    powers = sp.Poly(_sum(law, places), inverse)
+    terms = (c * friction ** (powers.degree() - k) for (k,), c in powers.terms())
+    return sp.expand(sp.Add(*terms)) * sp.exp(law.rate * friction * time)
+
+
+def _sum(law: Law, places: Sequence[sp.Expr]) -> sp.Expr:
+    one = [*places, sp.Integer(1)]
+    terms = (
+        sp.Rational(c.numerator, c.denominator) * sp.Mul(*(one[k] for k in m)) for m, c in law.coefficients.items()
+    )
+    return sp.Add(*terms)
+
+
+def vanish(laws: Sequence[Law], phi: Sequence[sp.Poly], flow: Flow) -> bool:
+    """Whether laws do not change, symbolically: their derivatives along all gradients and the drift are 0.
+
+    With momentum the friction is 1, and θ' the variables after those of θ.
+    """
+    count = len(phi[0].gens)
+    ring, *variables = sp.ring([f"z{k}" for k in range(flow.blocks * count)], sp.QQ)
+    theta, speeds = variables[:count], variables[count:]
+    gradients = [_gradient(polynomial, ring) for polynomial in phi]
+    if flow.momentum and flow.weight_decay:
+        gradients.append(theta)
+    places = [*(x + v for x, v in zip(theta, speeds, strict=True)), *speeds] if flow.momentum else theta
+    pushed = speeds if flow.momentum else theta
+    for law in laws:
+        h = _in_ring(law, [*places, ring.one], ring)
+        slopes = [h.diff(x) for x in pushed]
+        if any(sum((s * g for s, g in zip(slopes, gradient, strict=True) if s), ring.zero) for gradient in gradients):
+            return False
+        if flow.momentum:
+            drift = sum((v * (h.diff(x) - h.diff(v)) for x, v in zip(theta, speeds, strict=True)), law.rate * h)
+        else:
+            drift = sum((x * h.diff(x) for x in theta), -law.rate * h) if flow.weight_decay else ring.zero
+        if drift:
+            return False
+    return True
+
+
+def _gradient(polynomial: sp.Poly, ring: Any) -> list[Any]:
+    """The derivatives, in a ring whose first variables are those of the polynomial."""
+    rest = (0,) * (ring.ngens - len(polynomial.gens))
+    h = ring.from_dict({(*powers, *rest): c for powers, c in polynomial.rep.to_dict().items()})
+    return [h.diff(x) for x in ring.gens[: len(polynomial.gens)]]
+
+
+def _in_ring(law: Law, places: Sequence[Any], ring: Any) -> Any:
+    found = ring.zero
+    for factors, coefficient in law.coefficients.items():
+        term = ring.one * sp.QQ(coefficient.numerator, coefficient.denominator)
+        for k in factors:
+            term *= places[k]
+        found += term
+    return found

@@ -1,0 +1,82 @@
+"""A polynomial reparametrisation φ(θ), given in sympy, as a straight-line program."""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import sympy as sp
+import torch
+
+from modeq.errors import InvalidProblem
+from modeq.symmetry.programs import Constant, Draw, Instruction, Linear, Multiply, Program
+
+
+def polynomials(phi: Any, variables: Any = None) -> tuple[list[sp.Poly], tuple[sp.Symbol, ...]]:
+    """Return the entries of φ as polynomials with rational coefficients, without constants, and their variables.
+
+    Parameters
+    ----------
+    phi : sympy expression, Matrix, or a sequence of expressions
+    variables : sequence of symbols, or None for those in φ, by name
+
+    Raises
+    ------
+    InvalidProblem
+
+    Examples
+    --------
+    >>> x, y = sp.symbols("x y")
+    >>> polynomials([x * y + 1, 3])
+    ([Poly(x*y, x, y, domain='QQ')], (x, y))
+    """
+    try:
+        entries = [sp.sympify(entry) for entry in (phi if isinstance(phi, Iterable) else [phi])]
+        symbols = set().union(*(entry.free_symbols for entry in entries))
+    except (sp.SympifyError, AttributeError) as error:
+        raise InvalidProblem(f"{phi!r} is no reparametrisation: give sympy expressions, or a torch module") from error
+    variables = tuple(sorted(symbols, key=str) if variables is None else variables)
+    if not variables or not all(isinstance(x, sp.Symbol) for x in variables) or len(set(variables)) < len(variables):
+        raise InvalidProblem(f"input is {variables}: give the variables of φ, different sympy symbols")
+    found = []
+    for k, entry in enumerate(entries):
+        try:
+            polynomial = sp.Poly(entry, *variables, domain="QQ")
+        except (sp.PolynomialError, sp.CoercionFailed) as error:
+            raise InvalidProblem(
+                f"entry {k} of the reparametrisation, {entry}, is no polynomial with rational coefficients in "
+                f"{', '.join(map(str, variables))}: give a polynomial φ and all its variables, or a torch module"
+            ) from error
+        polynomial -= polynomial.eval(dict.fromkeys(variables, 0))
+        if not polynomial.is_zero:
+            found.append(polynomial)
+    if not found:
+        raise InvalidProblem("the reparametrisation is constant, so that nothing moves")
+    return found, variables
+
+
+def program_of(phi: Sequence[sp.Poly], parameters: int) -> Program:
+    """Return the program of random combinations of the entries of φ."""
+    monomials = sorted({monomial for entry in phi for monomial in entry.monoms()})
+    degree = max(sum(monomial) for monomial in monomials)
+    factors = [[k for k, power in enumerate(monomial) for _ in range(power)] for monomial in monomials]
+    count = len(monomials)
+    instructions: list[Instruction] = [Constant((Fraction(1),))]
+    for place in range(degree):
+        take = [row[place] if place < len(row) else parameters for row in factors]
+        instructions.append(Linear((0, 1), count, torch.tensor(take)))
+        if place:
+            instructions.append(Multiply((len(instructions) - 1, len(instructions)), "n,n->n", ((count,), (count,))))
+    product = len(instructions)
+    number = {monomial: k for k, monomial in enumerate(monomials)}
+    terms = [
+        (number[monomial], row, Fraction(int(c.p), int(c.q)))
+        for row, entry in enumerate(phi)
+        for monomial, c in entry.terms()
+    ]
+    take, put, weights = zip(*terms, strict=True)
+    plain = all(weight == 1 for weight in weights)
+    instructions.append(Linear((product,), len(phi), torch.tensor(take), torch.tensor(put), None if plain else weights))
+    instructions.append(Draw(len(phi)))
+    shape = (1, len(phi))
+    instructions.append(Multiply((product + 1, product + 2), "in,in->i", (shape, shape)))
+    return Program(parameters, tuple(instructions))
