@@ -17,6 +17,7 @@ from modeq.symmetry.numerical_brackets import numerical_span
 from modeq.symmetry.polynomial_laws import expression, independent, polynomial_laws, vanish
 from modeq.symmetry.programs import Program
 from modeq.symmetry.reparametrisation import polynomials, program_of
+from modeq.symmetry.shapes import operation
 from modeq.symmetry.traced import trace
 
 _LARGEST_VALUE = 2**28
@@ -93,7 +94,8 @@ class LawCount:
     flow : "gradient" or "momentum"
     weight_decay : bool
     granted : tuple of str
-        What is taken for granted about the operations of a network. A law that is counted is one of the network in any case.
+        What is taken for granted about the operations of a network. A law that is counted is one of the network in any
+        case.
     """
 
     independent: int
@@ -112,7 +114,8 @@ class LawCount:
         decay = " with weight decay" if self.weight_decay else ""
         sure = f"wrong with probability at most {self.probability:.1e}" if self.exact else f"gap {self.gap:.1e}"
         lines = [
-            f"{self.independent} independent conservation laws of the {_FLOWS[self.flow]}{decay}; {self.parameters} parameters",
+            f"{self.independent} independent conservation laws of the {_FLOWS[self.flow]}{decay}; "
+            f"{self.parameters} parameters",
             f"dimension {self.dimension} of the Lie algebra, from brackets of up to {self.depth} gradients; "
             f"{'exact' if self.exact else 'numerical'}, {sure}",
         ]
@@ -121,9 +124,9 @@ class LawCount:
     def polynomials(self, degree: int) -> PolynomialLaws:
         """Return a basis of the polynomial laws up to a degree, without constants.
 
-        With momentum they are e^{jτt} times polynomials in θ and θ', with weight decay e^{dλt} times homogeneous ones of
-        degree d; with both, laws that hold for every λ. They solve linear equations at random points modulo primes, and are
-        verified: those of a given φ symbolically, those of a network at further points modulo a further prime.
+        With momentum they are e^{jτt} times polynomials in θ and θ', with weight decay e^{dλt} times homogeneous ones
+        of degree d; with both, laws that hold for every λ. They solve linear equations at random points modulo primes,
+        and are verified: those of a given φ symbolically, those of a network at further points modulo a further prime.
 
         Parameters
         ----------
@@ -132,7 +135,8 @@ class LawCount:
         Returns
         -------
         PolynomialLaws
-            A sequence of sympy expressions, in the variables of φ, or in symbols such as ``0.weight[1,2]`` for a network.
+            A sequence of sympy expressions, in the variables of φ, or in symbols such as ``0.weight[1,2]`` for a
+            network.
 
         Raises
         ------
@@ -143,7 +147,7 @@ class LawCount:
         --------
         >>> u, v = sp.symbols("u v")
         >>> count_conservation_laws([u * v], (u, v)).polynomials(2)[0]
-        -u**2 + v**2
+        u**2 - v**2
         """
         if self._asked is None:
             raise InvalidProblem("polynomial laws need an exact count: this network has operations without a rule")
@@ -167,12 +171,12 @@ def count_conservation_laws(
     weight_decay: bool = False,
     exact: bool | None = None,
     seed: int = 0,
-    limit: int = 500,
+    limit: int = 1000,
 ) -> LawCount:
     """Return the number of independent functions of the parameters that training conserves, for any data.
 
-    A function h is conserved if ⟨∇h, ∇φ_i⟩ = 0 for all entries of the reparametrisation φ through which the loss sees θ.
-    Then it does not change along brackets of these gradients either, and by the theorem of Frobenius there are
+    A function h is conserved if ⟨∇h, ∇φ_i⟩ = 0 for all entries of the reparametrisation φ through which the loss sees
+    θ. Then it does not change along brackets of these gradients either, and by the theorem of Frobenius there are
 
         D − dim Lie(∇φ)(θ)
 
@@ -181,11 +185,11 @@ def count_conservation_laws(
     Parameters
     ----------
     module_or_reparametrisation : nn.Module, or sympy expressions
-        A network, of which each nonlinearity becomes as general as its kind allows: for ReLU that is the path lifting. Or
-        the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
+        A network, of which each nonlinearity becomes as general as its kind allows: for ReLU that is the path lifting.
+        Or the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
     input : tensor or tuple of tensors; for φ its variables
-        An example for the network; one sample is enough, and fastest, unless it has batch norm. By default the variables
-        are the symbols in φ, by name.
+        An example for the network; one sample is enough, and fastest, unless it has batch norm. By default the
+        variables are the symbols in φ, by name.
     loss : None, "mse" or "cross_entropy"
         "cross_entropy" does not see a constant added to all classes; the others see all that φ or the output tell.
     flow : "gradient" or "momentum"
@@ -197,7 +201,7 @@ def count_conservation_laws(
         only if it has an operation without a rule; True refuses that.
     seed : int
     limit : int
-        The most parameters, as the time grows like the fourth power.
+        The most parameters, as the time grows like their cube.
 
     Returns
     -------
@@ -224,9 +228,9 @@ def count_conservation_laws(
     (3, 5, 2)
     >>> print(count.polynomials(2))
     3 polynomial laws of degree ≤ 2, 3 independent: all
-    -u0*u1 - u2*u3 + v0*v1 + v2*v3
-    -u0**2 - u2**2 + v0**2 + v2**2
-    -u1**2 - u3**2 + v1**2 + v3**2
+    u0*u1 + u2*u3 - v0*v1 - v2*v3
+    u0**2 + u2**2 - v0**2 - v2**2
+    u1**2 + u3**2 - v1**2 - v3**2
 
     A ReLU network has one for each hidden neuron, and none in a momentum flow.
 
@@ -265,6 +269,10 @@ def _of_network(
             f"input is {example!r}: give an example of the network's input, a tensor or a tuple of tensors"
         )
     traced = trace(module, inputs, None)
+    if any(operation(node) == "detach" for node in traced.nodes):
+        raise InvalidProblem(
+            "the network detaches a value: what moves it is no gradient of a function of its parameters"
+        )
     if exact is not False:
         try:
             program, granted = program_of_network(traced, parameters, loss)
@@ -285,8 +293,8 @@ def _of_network(
 def _check_size(parameters: int, limit: int) -> None:
     if parameters > limit:
         raise InvalidProblem(
-            f"there are {parameters} parameters, more than limit={limit}: count a narrower network, in which the laws are "
-            f"the same families, or give limit={parameters}; the time grows like the fourth power"
+            f"there are {parameters} parameters, more than limit={limit}: count a narrower network, in which the laws "
+            f"are the same families, or give limit={parameters}; the time grows like the cube"
         )
 
 

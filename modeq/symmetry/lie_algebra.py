@@ -1,20 +1,21 @@
 """The dimension of the Lie algebra that gradients generate, exactly, at a random point modulo a random prime.
 
 Let θ' = f(θ, t) = Σ_s u_s(t) ∇ψ_s(θ) with functions u_s of time, the weights that a stream of data gives the samples.
-What a change of the weights at one time does to θ later on is moved along by the flow, so that the directions that θ can
-be pushed in are spanned by the fields ∇ψ_s, taken back from later times: by all Γᵏ∇ψ_s, k = 0, 1, …, with
+What a change of the weights at one time does to θ later on is moved along by the flow, so that the directions that θ
+can be pushed in are spanned by the fields ∇ψ_s, taken back from later times: by all Γᵏ∇ψ_s, k = 0, 1, …, with
 
     ΓB = (∂f/∂θ) B − dB/dt = [B, f] − ∂B/∂t,        d/dt along the flow.
 
-Each is a combination of Lie brackets of the ∇ψ_s, so their span V lies in the Lie algebra at θ. Conversely, let θ and all
-Taylor coefficients of u be generic, and Γ map V_k = span{Γʲ∇ψ_s, j ≤ k} into itself. V_k depends on u, …, u^(k−1), and ΓV_k
-on u^(k) too, linearly, by the derivative of V_k along u^(k−1): as u^(k) is arbitrary, that derivative lies in V_k, which
-hence does not depend on u^(k−1); then, by the same argument, not on u^(k−2), and in the end on θ alone. So [∇ψ_s, V_k] lies
-in V_k for every s, and V_k is the Lie algebra at θ (compare Coron 1994, Sontag 1992 on generic controls). One step that adds
-nothing ends the search, and one trajectory replaces all nested brackets.
+Each is a combination of Lie brackets of the ∇ψ_s, so their span V lies in the Lie algebra at θ. Conversely, let θ and
+all Taylor coefficients of u be generic, and Γ map V_k = span{Γʲ∇ψ_s, j ≤ k} into itself. V_k depends on u, …, u^(k−1),
+and ΓV_k on u^(k) too, linearly, by the derivative of V_k along u^(k−1): as u^(k) is arbitrary, that derivative lies in
+V_k, which hence does not depend on u^(k−1); then, by the same argument, not on u^(k−2), and in the end on θ alone. So
+[∇ψ_s, V_k] lies in V_k for every s, and V_k is the Lie algebra at θ (compare Coron 1994, Sontag 1992 on generic
+controls). One step that adds nothing ends the search, and one trajectory replaces all nested brackets.
 
 With a drift, θ' = v, v' = −τv − λθ + f or θ' = −λθ + f, the same V is the smallest space of fields that contains the
-∇ψ_s and brackets with the drift and with them; time adds one dimension to the phase space and the drift one to the algebra.
+∇ψ_s and brackets with the drift and with them; time adds one dimension to the phase space and the drift one to the
+algebra.
 """
 
 import random
@@ -30,6 +31,7 @@ from modeq.symmetry.programs import Program, Ring
 
 # Repeated with new primes and points until an error is less likely than this.
 CERTAINTY = 1e-9
+_MOST_RUNS = 5
 _LARGEST_BLOCK = 2**24  # entries of a value of the program, over all directions
 
 
@@ -90,7 +92,9 @@ def span(program: Program, flow: Flow, seed: int, tell: Callable[[str], None]) -
     """
     source = random.Random(seed)
     best, probability = Span(0, 0, 1.0), 1.0
-    while probability > CERTAINTY:
+    for _ in range(_MOST_RUNS):
+        if probability <= CERTAINTY:
+            break
         field = PrimeField(random_prime(source), source.getrandbits(60))
         trajectory = _Trajectory.start(program, flow, field)
         found = trajectory.span(tell)
@@ -127,7 +131,7 @@ class _Trajectory:
         return cls(program, ring, flow.drift(field), states, field.random(1, 1, samples, 1))
 
     def span(self, tell: Callable[[str], None]) -> Span:
-        terms = 4
+        terms = 2
         while True:
             self._extend(terms)
             found = self._span(tell)
@@ -150,13 +154,13 @@ class _Trajectory:
         """Γᵏ of the gradients until one step adds nothing; None if the series are too short for that."""
         blocks, size = self.states.shape[1:]
         columns = self._gradients()
-        echelon, depth = Echelon(self.ring.field, blocks * size), 0
+        echelon, counts = Echelon(self.ring.field, blocks * size), []
         while True:
             independent = echelon.add(columns[0].flatten(1))
-            tell(f"depth {depth + 1}: dimension {len(echelon.rows)}")
+            tell(f"depth {len(counts) + 1}: dimension {len(echelon.pivots)}")
             if not independent:
-                return Span(len(echelon.rows), depth, self._probability(len(echelon.rows), depth))
-            depth += 1
+                return Span(len(echelon.pivots), len(counts), self._probability(counts))
+            counts.append(len(independent))
             if len(columns) == 1:
                 return None
             columns = self._bracketed(columns[:, independent])
@@ -181,22 +185,25 @@ class _Trajectory:
             found[:, part, -1] += self.program.gradient(self.ring, theta, self.weights[:terms])[:, 1:, 0]
         return field.reduce(found)
 
-    def _probability(self, dimension: int, depth: int) -> float:
-        """Of a minor with one row more that is not 0 but vanishes here, by the lemma of Schwartz and Zippel.
+    def _probability(self, counts: Sequence[int]) -> float:
+        """Bound the probability of this outcome if the dimension is larger, for so many new directions of each level.
 
-        Γᵏ∇ψ_s is P/Q^(3k+2) with polynomials, Q the common denominator of all ψ_s; see `Size`. Its degree is at most
-        that of the minor, and the primes that divide the minor are at most as many as its height allows.
+        Then a minor of these and of one direction more is not 0, but vanishes here. So does the coefficient of some
+        monomial in the weights u, or else a polynomial in u that is not 0. A column of level k is in that coefficient a
+        bracket of k + 1 gradients ∇ψ_s = ∇(N_s/Q_s), a polynomial over powers of their Q_s. By the lemma of Schwartz
+        and Zippel a polynomial P vanishes with a probability of at most deg P/p, unless p divides it, which at most so
+        many primes do as its height has bits, over 29.
         """
-        one, samples = self.program.size(), self.weights.shape[2]
-        below, height_below = samples * one.degree_below, samples * one.height_below
-        field_degree = max(one.degree, 1) + 2 * below + 1
-        degree = (depth + 1) * (field_degree + below)
-        field_height = one.height + 2 * height_below + log2(4 * samples * field_degree)
-        height = (depth + 1) * (field_height + height_below + log2(8 * degree))
-        rows = dimension + 1
-        vanishing = rows * degree / self.ring.field.prime
-        divisors = rows * (height + log2(rows)) / (BITS - 1) / PRIMES
-        return min(1.0, (depth + 1) * (vanishing + divisors))
+        one, levels = self.program.size(), len(counts)
+        first, *others = [*counts, 1]
+        nested = sum(n * (level + 1) for level, n in enumerate(others, 1))
+        power = 3 * levels + 1 if one.degree_below else 0  # a constant denominator is no zero modulo p
+        alone = min(power, 1)
+        degree = first * (one.degree + alone * one.degree_below) + nested * (one.degree + power * one.degree_below + 2)
+        height = first * (one.height + alone * one.height_below) + nested * (one.height + power * one.height_below)
+        height += (first + nested) * (2 * log2(4 * degree) + log2(first + nested))
+        events = levels + 2  # at each level, and for the samples
+        return min(1.0, events * ((degree + nested) / self.ring.field.prime + height / (BITS - 1) / PRIMES))
 
 
 def generic_samples(program: Program, field: PrimeField, theta: Tensor) -> Ring:

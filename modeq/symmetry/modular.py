@@ -14,6 +14,7 @@ PRIMES = 26_207_278
 # Sums stay below this power of 2; float64 is exact below 2⁵³.
 _EXACT = 52
 _BLOCK = 64
+_FEW = 1000
 
 
 def random_prime(source: random.Random) -> int:
@@ -120,7 +121,10 @@ class PrimeField:
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return the inverses of entries, and 0 for 0."""
-        found, power, exponent = torch.ones_like(x), x, self.prime - 2
+        if x.numel() < _FEW:
+            found = [pow(int(entry), -1, self.prime) if entry else 0 for entry in x.flatten().tolist()]
+            return torch.tensor(found, dtype=torch.float64).reshape(x.shape)
+        found, power, exponent = torch.ones_like(x), x, self.prime - 2  # by the little theorem of Fermat
         while exponent:
             if exponent & 1:
                 found = self.multiply(found, power)
@@ -179,7 +183,7 @@ class Echelon:
         return self.field.reduce(vectors - self.field.contract("ip,pn->in", vectors[:, pivots], rows))
 
     def null_space(self) -> Tensor:
-        """Return a basis (dimension, length) of the vectors orthogonal to all rows, each with a 1 where others have 0."""
+        """Return a basis (dimension, length) of what is orthogonal to all rows, each with a 1 where others have 0."""
         length = self.rows.shape[1]
         taken = set(self.pivots)
         free = [k for k in range(length) if k not in taken]

@@ -1,11 +1,11 @@
 """A network as a straight-line program in which each nonlinearity is as general as its kind allows.
 
-What can be pushed at θ depends on the derivatives of the outputs at θ alone, for all inputs. There a ReLU multiplies each
-of its entries by 0 or 1, a tanh gives some value and some slope, a softmax a value that sums to 1 and a symmetric matrix
-that maps constants to 0. Here these are drawn for each sample, without regard to the input. So the fields of the network
-are among those of the program, and a law of the program is one of the network; the converse needs inputs under which the
-patterns, values and slopes do vary. For ReLU that is the path lifting of Marcotte, Gribonval, Peyré (2023, 2307.00144), for
-attention they are the products of queries with keys and of values with outputs (2025, 2506.06194).
+What can be pushed at θ depends on the derivatives of the outputs at θ alone, for all inputs. There a ReLU multiplies
+each of its entries by 0 or 1, a tanh gives some value and some slope, a softmax a value that sums to 1 and a symmetric
+matrix that maps constants to 0. Here these are drawn for each sample, without regard to the input. So the fields of the
+network are among those of the program, and a law of the program is one of the network; the converse needs inputs under
+which the patterns, values and slopes do vary. For ReLU that is the path lifting of Marcotte, Gribonval, Peyré (2023,
+2307.00144), for attention they are the products of queries with keys and of values with outputs (2025, 2506.06194).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
@@ -135,7 +135,7 @@ class _Lowering:
         if name == "getitem":
             return values[node.args[0]][node.args[1]]
         given = _named(node, lambda n: values[n])
-        flat = [x for x in torch.utils._pytree.tree_leaves(given, is_leaf=_is_entries)]
+        flat = torch.utils._pytree.tree_leaves(given, is_leaf=_is_entries)
         if not any(isinstance(x, Entries | Node) for x in flat):
             arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
             return node.target(*arguments, **keywords)
@@ -160,7 +160,7 @@ class _Lowering:
             self.granted.append(f"value and slope of {name} are unrelated")
             return self.plus(self.times(self.draw(*first.shape), first), self.draw(*first.shape))
         if name in _LINEAR:
-            return self.linear(first, lambda x: node.target(*[x if v is first else v for v in given.values()]))
+            return self.linear(first, lambda x: node.target(x, *node.args[1:], **node.kwargs))
         raise Unlowered(f"{name} in {self.traced.module_of(node)}")
 
     # --- building blocks ---------------------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ class _Lowering:
     def centred(self, value: Entries, dim: int, allowed: Tensor | None = None) -> Entries:
         """Less the mean along an axis, of the allowed entries; the others are 0."""
         allowed = torch.ones(value.shape, dtype=torch.bool) if allowed is None else allowed.expand(value.shape)
-        allowed = allowed.movedim(dim, -1).flatten(0, -2)
-        index = torch.arange(prod(value.shape)).reshape(value.shape).movedim(dim, -1).flatten(0, -2)
+        allowed = allowed.movedim(dim, -1).reshape(-1, value.shape[dim])
+        index = torch.arange(prod(value.shape)).reshape(value.shape).movedim(dim, -1).reshape(allowed.shape)
         take, put, weights = [], [], []
         for row, open_ in zip(index, allowed, strict=True):
             row = row[open_]
@@ -404,17 +404,30 @@ class _Lowering:
         shape = (prod(x.shape[:2]), 1, 1, x.shape[2]) if one else (prod(x.shape[:2]), 1, *x.shape[2:])
         if one:
             kernel, stride, padding, dilation = [1, *kernel], [1, *stride], [0, *padding], [1, *dilation]
-        windows = self.take([x], _windows(shape, kernel, stride, padding, dilation))
-        found = self.product("pkl,pkl->pl", windows, self.draw(*windows.shape))
-        return self.reshaped(found, *node.meta["val"].shape)
+        outside = _windows(shape, kernel, stride, padding, dilation)
+        windows = self.take([x], outside)
+        return self.reshaped(self.chosen(windows, 1, outside < 0), *node.meta["val"].shape)
 
     _max_pool1d = _max_pool2d
 
+    def chosen(self, x: Entries, dim: int, outside: Tensor | None = None) -> Entries:
+        """One of the entries along an axis: their sum with weights that sum to 1, and are 0 outside."""
+        allowed = torch.ones(x.shape, dtype=torch.bool) if outside is None else ~outside
+        weights = self.plus(self.centred(self.draw(*x.shape), dim, allowed), self.shares(allowed, dim))
+        return self.linear(self.times(x, weights), lambda v: v.sum(dim))
+
+    def shares(self, allowed: Tensor, dim: int) -> Entries:
+        """Equal numbers that sum to 1 along an axis."""
+        counts = allowed.sum(dim, keepdim=True).expand(allowed.shape)
+        pairs = zip(allowed.flatten().tolist(), counts.flatten().tolist(), strict=True)
+        return self.emit(Constant(tuple(Fraction(int(one), count) for one, count in pairs)), allowed.shape)
+
     def _amax(self, given: dict[str, Any], node: Node) -> Entries:
         x = given["self"]
-        chosen = self.times(x, self.draw(*x.shape))
-        dims = given["dim"] if operation(node).startswith("a") else [given["dim"]]
-        return self.linear(chosen, lambda v: v.sum(dims or None, keepdim=given["keepdim"]))
+        dims = tuple(dim % len(x.shape) for dim in given["dim"]) or tuple(range(len(x.shape)))
+        moved = torch.arange(prod(x.shape)).reshape(x.shape).movedim(dims, tuple(range(-len(dims), 0)))
+        found = self.chosen(self.take([x], moved.flatten(-len(dims))), -1)
+        return self.reshaped(found, *node.meta["val"].shape)
 
     _amin = _amax
 
@@ -449,11 +462,7 @@ class _Lowering:
         mixed = self.product("rmn,rn->rm", self.draw(len(moved.reshape(-1, n)), n, n), rows)
         sloped = self.take([mixed], moved.flatten().argsort().reshape(x.shape))
         both = self.centred(self.plus(sloped, self.draw(*x.shape)), dim, allowed)
-        counts = allowed.sum(dim, keepdim=True)
-        mean = tuple(
-            Fraction(int(a), int(c)) for a, c in zip(allowed.flatten(), counts.expand(x.shape).flatten(), strict=True)
-        )
-        return self.plus(both, self.emit(Constant(mean), x.shape))
+        return self.plus(both, self.shares(allowed, dim))
 
     def _scaled_dot_product_attention(self, given: dict[str, Any], node: Node) -> Entries:
         query, key, value = (self.lifted(given[name]) for name in ("query", "key", "value"))
@@ -483,19 +492,16 @@ class _Lowering:
         return self.reshaped(found, *batch, n, value.shape[-1])
 
     def normalised(self, x: Entries, groups: Tensor, centre: bool) -> Entries:
-        """Each group (G, n) of entries divided by its size.
+        """Each group (G, n) of entries z divided by its size |z|.
 
-        It is z/ℓ(z) with a random linear ℓ, then multiplied by a random matrix and shifted: whatever does not change
-        where z is multiplied by a number.
+        It is z⟨c,z⟩/⟨z,z⟩ with a random c, whose value and derivative are those of z/|z| where c = z/|z|.
         """
         self.granted.append("norms divide by the size alone: ε is 0")
         z = self.take([x], groups)
         z = self.centred(z, 1) if centre else z
-        size = self.product("gn,gn->g", z, self.draw(*z.shape))
-        unit = self.product("gn,g->gn", z, self.inverse(size))
-        count, n = z.shape
-        found = self.plus(self.product("gmn,gn->gm", self.draw(count, n, n), unit), self.draw(count, n))
-        found = self.centred(found, 1) if centre else found
+        along = self.product("gn,gn->g", z, self.draw(*z.shape))
+        factor = self.times(along, self.inverse(self.product("gn,gn->g", z, z)))
+        found = self.product("gn,g->gn", z, factor)
         return self.take([found], groups.flatten().argsort().reshape(x.shape))
 
     def _affine(self, value: Entries, weight: Value, bias: Value, shape: Sequence[int]) -> Entries:
@@ -516,6 +522,19 @@ class _Lowering:
         groups = torch.arange(prod(x.shape)).reshape(x.shape[0] * given["num_groups"], -1)
         found = self.normalised(x, groups, centre=True)
         return self._affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
+
+    def _instance_norm(self, given: dict[str, Any], node: Node) -> Entries:
+        x = given["input"]
+        if not given["use_input_stats"]:
+            raise Unlowered("instance norm with statistics of its own")
+        groups = torch.arange(prod(x.shape)).reshape(prod(x.shape[:2]), -1)
+        found = self.normalised(x, groups, centre=True)
+        return self._affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
+
+    def _weight_norm(self, given: dict[str, Any], node: Node) -> Entries:
+        v, dim = given["v"], given["dim"]
+        index = torch.arange(prod(v.shape)).reshape(v.shape).movedim(dim, 0).reshape(v.shape[dim], -1)
+        return self.times(self.normalised(v, index, centre=False), given["g"])
 
     def _batch_norm(self, given: dict[str, Any], node: Node) -> Entries:
         x, shape = given["input"], (given["input"].shape[1], *[1] * (len(given["input"].shape) - 2))

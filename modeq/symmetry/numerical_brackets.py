@@ -1,10 +1,11 @@
 """The dimension of the Lie algebra of a network's gradients, from automatic differentiation in float64.
 
-The search is that of `lie_algebra`, with nested derivatives at a point instead of power series. A space is as large as its
-singular values say, of columns of length 1 less what is there already. Where neurons are dead, or always active, there are
-more laws than elsewhere; so the largest dimension at a few points counts.
+The search is that of `lie_algebra`, with nested derivatives at a point instead of power series. A space is as large as
+its singular values say, of columns of length 1 less what is there already. Where neurons are dead, or always active,
+there are more laws than elsewhere; so the largest dimension at a few points counts.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,10 @@ def numerical_span(
     found, problems = [], []
     for k in range(POINTS):
         try:
-            found.append(_span(_Potential(traced, example, loss, 1000 * seed + k), flow, tell))
+            with warnings.catch_warnings():
+                # torch compiles helpers with its own deprecated script compiler at the first forward derivative.
+                warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+                found.append(_span(_Potential(traced, example, loss, 1000 * seed + k), flow, tell))
         except InvalidProblem as problem:
             problems.append(problem)
     if not found:
@@ -221,6 +225,8 @@ def _double(tensor: Tensor) -> Tensor:
 def _run(node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
     """The value of a node; third derivatives of torch's own norms are wrong, and its fused attention has no second."""
     arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+    if "dropout" in operation(node) and arguments[1] and arguments[2]:
+        raise InvalidProblem("the network draws random numbers for dropout: give module.eval()")
     function = _WRITTEN_OUT.get(operation(node), node.target)
     return function(*arguments, **keywords)
 
@@ -250,6 +256,16 @@ def _batch_norm(
     return found if bias is None else found + bias.reshape(shape)
 
 
+def _instance_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, own: bool, _: float, *others: Any
+) -> Tensor:
+    if not own:
+        return _batch_norm(x, weight, bias, mean, variance, False, 0.0, others[0], False)
+    found, shape = _normalised(x, list(range(2, x.dim())), others[0]), (1, -1, *[1] * (x.dim() - 2))
+    found = found if weight is None else found * weight.reshape(shape)
+    return found if bias is None else found + bias.reshape(shape)
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -273,5 +289,6 @@ def _attention(
 _WRITTEN_OUT: dict[str, Callable[..., Tensor]] = {
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
     "scaled_dot_product_attention": _attention,
 }

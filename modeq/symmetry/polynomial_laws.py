@@ -1,10 +1,10 @@
 """Polynomial conservation laws: unknown coefficients, linear conditions at random points modulo a prime, fractions.
 
-A law h of gradient flow has ⟨∇h, ∇ψ⟩ = 0 for every ψ. Under weight decay it also has to be homogeneous, of degree d, and
-e^{dλt}h is conserved. In a momentum flow, with the friction τ as the unit of time, θ' pushes nothing and a = θ + θ'/τ and
-b = θ'/τ evolve by themselves, as constants and as e^{−τt}; a law is e^{jτt}P(a, b) with P of degree j in b, where the
-derivative of P along ∇ψ in θ' vanishes. With weight decay only laws are looked for that hold for every λ, which adds one
-condition: that along θ in θ' vanishes too.
+A law h of gradient flow has ⟨∇h, ∇ψ⟩ = 0 for every ψ. Under weight decay it also has to be homogeneous, of degree d,
+and e^{dλt}h is conserved. In a momentum flow, with the friction τ as the unit of time, θ' pushes nothing and a = θ +
+θ'/τ and b = θ'/τ evolve by themselves, as constants and as e^{−τt}; a law is e^{jτt}P(a, b) with P of degree j in b,
+where the derivative of P along ∇ψ in θ' vanishes. With weight decay only laws are looked for that hold for every λ,
+which adds one condition: that along θ in θ' vanishes too.
 """
 
 import random
@@ -30,6 +30,7 @@ MOST_MONOMIALS = 500_000
 LARGEST_SYSTEM = 3_000
 _PRIMES = 4
 _ROWS = 64
+_FEW = 4  # conditions of each point in a first look
 _LARGEST_BATCH = 2**22
 
 
@@ -50,7 +51,7 @@ class Ansatz:
 
 @dataclass(frozen=True)
 class Law:
-    """A polynomial in θ, or in (a, b): for the numbers of the variables in each monomial its coefficient; and its rate."""
+    """A polynomial in θ, or in (a, b): the coefficient of each monomial, by its variables' numbers; and its rate."""
 
     coefficients: dict[tuple[int, ...], Fraction]
     rate: int
@@ -83,8 +84,8 @@ def polynomial_laws(program: Program, flow: Flow, degree: int, seed: int, tell: 
     largest = max(len(system.factors) for system in systems)
     if largest > LARGEST_SYSTEM:
         raise InvalidProblem(
-            f"degree is {degree}: a linear system with {largest} unknowns, more than {LARGEST_SYSTEM}, would have to be "
-            "solved; give a lower degree or a smaller network"
+            f"degree is {degree}: a linear system with {largest} unknowns, more than {LARGEST_SYSTEM}, would have to "
+            "be solved; give a lower degree or a smaller network"
         )
     tell(f"{len(systems)} systems, at most {largest} unknowns")
     rows, check = (_Conditions(program, flow, source) for _ in range(2))
@@ -157,8 +158,9 @@ def _ansatzes(parameters: int, degree: int, flow: Flow) -> list[Ansatz]:
 def _charges(program: Program, source: random.Random) -> Tensor:
     """A number for each parameter, whose exclusive or over the factors of a monomial tells its kind.
 
-    Let ψ be the same after z_k → e^{a_k s} z_k of all its variables z, with integers a_k. Then it is after changes of sign by
-    (−1)^{a_k}, which turn gradients into gradients. So monomials that change sign otherwise are in different laws.
+    Let ψ be the same after z_k → e^{a_k s} z_k of all its variables z, with integers a_k. Then it is after changes of
+    sign by (−1)^{a_k}, which turn gradients into gradients. So monomials that change sign otherwise are in different
+    laws.
     """
     field = PrimeField(random_prime(source), source.getrandbits(60))
     echelon = Echelon(field, program.logarithmic(field, 1).shape[1])
@@ -252,25 +254,28 @@ class _Conditions:
         return self.points[k]
 
     def solvable(self, systems: Sequence[Ansatz]) -> list[Ansatz]:
-        """Return those without as many independent conditions as unknowns at so many points, many at once."""
+        """Return those that a few conditions do not rule out, many systems of one size at once."""
         found = []
         for unknowns in sorted({len(system.factors) for system in systems}):
             same = [system for system in systems if len(system.factors) == unknowns]
             size = max(1, _LARGEST_BATCH // unknowns**2)
             for batch in (same[k : k + size] for k in range(0, len(same), size)):
                 factors = torch.cat([system.factors for system in batch])
-                rows = []
-                for k in range(unknowns):
-                    point, pushes = self.point(k)
-                    weights = self.field.random(1, len(pushes))
-                    push = self.field.contract("ij,jk->ik", weights, pushes)
-                    rows.append(derivatives(self.field, factors, point, push).reshape(len(batch), unknowns))
-                regular = invertible(self.field, torch.stack(rows, 1))
+                rows = [self._few(factors, k) for k in range(-(-unknowns // _FEW))]
+                matrices = torch.cat(rows)[:unknowns].unflatten(1, (len(batch), unknowns)).transpose(0, 1)
+                regular = invertible(self.field, matrices)
                 found += [system for system, no_law in zip(batch, regular, strict=True) if not no_law]
         return found
 
+    def _few(self, factors: Tensor, k: int) -> Tensor:
+        """Random combinations of the conditions at one point."""
+        point, pushes = self.point(k)
+        return derivatives(
+            self.field, factors, point, self.field.contract("ij,jk->ik", self.field.random(_FEW, len(pushes)), pushes)
+        )
+
     def null_space(self, ansatz: Ansatz) -> Tensor:
-        """Return a basis of the coefficients that meet the conditions at so many points that one more changes nothing."""
+        """Return a basis of the coefficients that meet the conditions; at one more point, nothing changes any more."""
         unknowns = len(ansatz.factors)
         echelon, k, full = Echelon(self.field, unknowns), 0, False
         while not full and len(echelon.pivots) < unknowns:

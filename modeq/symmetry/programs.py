@@ -1,8 +1,9 @@
 """Straight-line programs: functions of the parameters as few kinds of operations, run on power series modulo a prime.
 
 A program computes one number ψ(θ) for each sample. All samples share θ and differ in what is drawn: inputs, activation
-patterns, weights of the outputs. A value is a tensor (T, 1 + C, S, n): T coefficients of a series in t; the value itself
-and its derivatives in C directions, or the value alone where these are 0; S samples, or 1 for what is shared; n entries.
+patterns, weights of the outputs. A value is a tensor (T, 1 + C, S, n): T coefficients of a series in t; the value
+itself and its derivatives in C directions, or the value alone where these are 0; S samples, or 1 for what is shared; n
+entries.
 """
 
 from collections.abc import Sequence
@@ -147,7 +148,7 @@ def _toeplitz(a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers for each sample, uniform modulo the prime; with `choices`, one 1 in each run of so many entries."""
+    """Random numbers for each sample, uniform modulo the prime; with `choices`, one 1 in each run of so many."""
 
     length: int
     choices: int = 0
@@ -162,6 +163,7 @@ class Draw:
         return torch.nn.functional.one_hot(chosen, self.choices).to(torch.float64).flatten(3)
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         return Size(0 if self.choices else 1)
 
 
@@ -174,12 +176,15 @@ class Constant:
 
     @property
     def length(self) -> int:
+        """The number of entries."""
         return len(self.numbers)
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         return Size(0, 0, *_heights(self.numbers))
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
+        """Return the value for all samples, from those of the nodes before."""
         return ring.constants(self.numbers).reshape(1, 1, 1, -1)
 
 
@@ -200,6 +205,7 @@ class Linear:
     weights: tuple[Fraction, ...] | None = None
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         first, *rest = (sizes[k] for k in self.sources)
         for other in rest:
             first = first.plus(other)
@@ -207,6 +213,7 @@ class Linear:
         return first.times(Size(0, 0, *_heights(self.weights or ())), counts)
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
+        """Return the value for all samples, from those of the nodes before."""
         parts = [values[k] for k in self.sources]
         shape = [max(part.shape[k] for part in parts) for k in range(3)]
         joined = [_padded(part, shape[:2]).expand(*shape, -1) for part in parts]
@@ -215,6 +222,7 @@ class Linear:
         )
 
     def adjoint(self, ring: Ring, values: list[Tensor], bar: Tensor, which: int) -> Tensor:
+        """Return what the derivative by this node adds to that by one of its sources."""
         lengths = [values[k].shape[3] for k in self.sources]
         found = self._moved(ring, bar, self.put, self.take, sum(lengths)).split(lengths, -1)[which]
         return ring.shared(found) if values[self.sources[which]].shape[2] == 1 else found
@@ -235,12 +243,15 @@ class Add:
     length: int
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         return sizes[self.sources[0]].plus(sizes[self.sources[1]])
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
+        """Return the value for all samples, from those of the nodes before."""
         return ring.add(*(values[k] for k in self.sources))
 
     def adjoint(self, ring: Ring, values: list[Tensor], bar: Tensor, which: int) -> Tensor:
+        """Return what the derivative by this node adds to that by one of its sources."""
         return ring.shared(bar) if values[self.sources[which]].shape[2] == 1 else bar
 
 
@@ -264,17 +275,21 @@ class Multiply:
 
     @property
     def length(self) -> int:
+        """The number of entries."""
         return prod(self.letters[letter] for letter in _words(self.equation)[2])
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         terms = prod(n for letter, n in self.letters.items() if letter not in _words(self.equation)[2])
         return sizes[self.sources[0]].times(sizes[self.sources[1]], terms)
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
+        """Return the value for all samples, from those of the nodes before."""
         a, b = (values[k].unflatten(3, shape) for k, shape in zip(self.sources, self.shapes, strict=True))
         return ring.multiply(self.equation, a, b).flatten(3)
 
     def adjoint(self, ring: Ring, values: list[Tensor], bar: Tensor, which: int) -> Tensor:
+        """Return what the derivative by this node adds to that by one of its sources."""
         *words, result = _words(self.equation)
         wanted, other = words[which], words[1 - which]
         bar = bar.unflatten(3, [self.letters[letter] for letter in result])
@@ -291,12 +306,15 @@ class Inverse:
     length: int
 
     def size(self, sizes: Sequence[Size]) -> Size:
+        """Return how large its numbers may be, for bounds on the probability of an error."""
         return sizes[self.sources[0]].inverse(self.length)
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
+        """Return the value for all samples, from those of the nodes before."""
         return ring.inverse(values[self.sources[0]])
 
     def adjoint(self, ring: Ring, values: list[Tensor], bar: Tensor, which: int) -> Tensor:
+        """Return what the derivative by this node adds to that by one of its sources."""
         found = ring.inverse(values[self.sources[0]])
         square = ring.multiply("n,n->n", found, found)
         found = ring.field.reduce(-ring.multiply("n,n->n", square, bar))
