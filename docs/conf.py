@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "plain_docstrings",
+    "public_names",
 ]
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
@@ -33,7 +34,7 @@ myst_heading_anchors = 3
 myst_dmath_double_inline = True
 
 # The reference: a page for each public name, from its docstring, with the members that have docstrings.
-autosummary_generate = True
+autosummary_generate = False  # public_names does
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 numpydoc_show_class_members = False
