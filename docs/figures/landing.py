@@ -1,4 +1,4 @@
-"""The picture that explains modeq: an optimizer, the flow that misses it, its own equation; and a charge with its law."""
+"""What modeq is about: an optimizer, the flow that misses it, its own equation; and a charge with its law."""
 
 import numpy as np
 import sympy as sp
@@ -22,7 +22,9 @@ def draw_plane(ax):
     levels.set_zorder(0)
     gradient_flow = mq.flow(mq.modified_equation(ball, 1), problem, h=H / 10, time=H * STEPS)
     ax.plot(*gradient_flow.y.T, label="gradient flow", **GRADIENT_FLOW)
-    ax.plot(*mq.flow(mq.phase_space_form(ball, 3), problem, h=H, time=H * STEPS).y.T, label="its own equation", **EQUATION)
+    ax.plot(
+        *mq.flow(mq.phase_space_form(ball, 3), problem, h=H, time=H * STEPS).y.T, label="its own equation", **EQUATION
+    )
     ax.plot(*mq.iterate(ball, problem, h=H, steps=STEPS).y.T, label="SGD with momentum 0.9", **OPTIMIZER)
     ax.set(xlabel="θ₁", ylabel="θ₂", title="the law of an optimizer")
     ax.legend(loc="lower right", fontsize="small", frameon=True, framealpha=0.9, edgecolor="none")
