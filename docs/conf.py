@@ -21,7 +21,7 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "mathml",
-    "plain_docstrings",
+    "plain_text",
     "public_names",
 ]
 exclude_patterns = ["_templates"]
@@ -37,6 +37,7 @@ myst_dmath_double_inline = True
 autosummary_generate = False  # public_names does
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_use_plots = False
 
@@ -47,9 +48,9 @@ html_css_files = ["modeq.css"]
 html_title = "modeq"
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = {"index": []}
+html_sidebars = {page: [] for page in ("index", "tour", "coming_from", "contributing")}
 html_theme_options = {
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,

@@ -1,7 +1,7 @@
 """The directive ``public``: the public names of some modules, as modeq itself lists them, with a page for each.
 
 ``{public} methods.momentum methods.descent`` stands for all names that ``modeq`` takes from these modules, and
-``{public} modeq.problems`` for all of a public module. A name that becomes public is in the reference without a change here.
+``{public} modeq.problems`` for all of a public module. A name that becomes public needs no change here.
 """
 
 import re

@@ -45,7 +45,8 @@ def broken(page, text):
 def in_tree(page):
     """The pages that the trees on a page list."""
     entries = [line.strip() for tree in TREE.findall(page.read_text(encoding="utf-8")) for line in tree.splitlines()]
-    return [(page.parent / f"{entry}.md").resolve() for entry in entries if entry and not entry.startswith(":")]
+    names = [re.sub(r".*<(.*)>", r"\1", entry) for entry in entries if entry and not entry.startswith(":")]
+    return [(page.parent / f"{name}.md").resolve() for name in names]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
