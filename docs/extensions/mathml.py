@@ -14,7 +14,6 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.math import get_node_equation_number
 
-
 BAR = re.compile(r'<mo( stretchy="false")?>&#x0007C;</mo>')
 
 
