@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from docutils.statemachine import StringList
+from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.ext.autosummary import Autosummary
 from sphinx.ext.autosummary.generate import generate_autosummary_docs
+from sphinx.util.docutils import SphinxDirective
 
 import modeq
 
@@ -38,18 +38,16 @@ def _functions(module: Any) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
-class Public(Autosummary):
+class Public(SphinxDirective):
     """A table of public names, with the first lines of their docstrings."""
 
     required_arguments = 1
     final_argument_whitespace = True
-    has_content = False
 
-    def run(self) -> list[Any]:
+    def run(self) -> list[nodes.Node]:
         """Make the table that autosummary makes of a written list."""
-        self.options["toctree"] = PAGES
-        self.content = StringList([f"~{name}" for name in public_names(self.arguments[0])], "public")
-        return super().run()
+        names = "\n".join(f"   ~{name}" for name in public_names(self.arguments[0]))
+        return self.parse_text_to_nodes(f"```{{eval-rst}}\n.. autosummary::\n   :toctree: {PAGES}\n\n{names}\n```")
 
 
 def write_pages(app: Sphinx) -> None:

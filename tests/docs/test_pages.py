@@ -85,3 +85,10 @@ def test_every_public_name_is_in_the_reference():
     assert sorted(listed) == sorted([*modeq._PUBLIC, *(f"modeq.{module}" for module in modeq._MODULES)])
     names = {name for module in listed if module in modeq._PUBLIC for name in modeq._PUBLIC[module]}
     assert names | set(modeq._MODULES) | {"__version__"} == set(modeq.__all__)
+
+
+def test_what_contributors_are_told_to_touch_exists():
+    text = (DOCS / "contributing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:modeq|tests|docs|validation)/[\w./]*)`", text))
+    assert len(named) > 15
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
