@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modeq.errors import InvalidCharge
+from modeq.symmetry.members import index_of
 
 # An axis, mixed as a whole; an axis cut in so many contiguous heads; an axis with the indices of each head.
 Mixed = int | tuple[int, int] | tuple[int, tuple[tuple[int, ...] | range, ...]]
@@ -74,7 +74,7 @@ class Factor:
         """Return a tensor shaped as the parameter with these matrices in it, and 0 elsewhere."""
         rows = _first(like, self.axis)
         if isinstance(self.groups, tuple):
-            index = _index(self.groups, like.device)
+            index = index_of(self.groups, like.device)
         else:
             index = torch.arange(len(rows), device=like.device).reshape(self.groups or 1, -1)
         pieces = stack.unflatten(2, (-1, rows.shape[1])).transpose(1, 2).flatten(0, 2)
@@ -157,9 +157,4 @@ def _selected(rows: Tensor, groups: tuple[range | tuple[int, ...], ...]) -> Tens
         if len(strides) == 1 and min(strides) >= length:
             stop = starts[-1] + length
             return rows[starts[0] : stop].unfold(0, length, strides.pop()).transpose(1, 2)
-    return rows[_index(groups, rows.device)]
-
-
-@lru_cache(maxsize=256)
-def _index(groups: tuple[range | tuple[int, ...], ...], device: torch.device) -> Tensor:
-    return torch.tensor([list(group) for group in groups], device=device)
+    return rows[index_of(groups, rows.device)]

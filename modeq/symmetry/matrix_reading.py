@@ -28,7 +28,7 @@ class MatrixReading:
     count : int
         Numbers that a pairing has: those of symmetric X of a `GeneralLinear`, of antisymmetric ones of a `Rotation`.
     sizes : int
-        Numbers that say how large the terms are, see `lengths`.
+        Numbers that say how large the terms are, see `pairing`.
 
     Examples
     --------
@@ -36,8 +36,8 @@ class MatrixReading:
     >>> u, v = torch.eye(2), torch.ones(2, 1)
     >>> reading = MatrixReading(GeneralLinear("u-v", {"u": 0}, {"v": 0}), {"u": u, "v": v})
     >>> theta = {id(u): u, id(v): v}
-    >>> reading.pairing(theta, theta).tolist(), reading.lengths(theta, theta).tolist()
-    ([0.0, -1.0, 0.0], [4.0])
+    >>> reading.pairing(theta, theta, sizes=True).tolist()
+    [0.0, -1.0, 0.0, 4.0]
     """
 
     def __init__(self, charge: Matrices, parameters: Mapping[str, Any]) -> None:
@@ -47,20 +47,20 @@ class MatrixReading:
         self.sizes = self.heads * (1 if charge.degree else 2)
         self._factors = [(id(parameters[factor.parameter]), factor) for factor in charge.factors]
 
-    def pairing(self, x: Mapping[int, Tensor], y: Mapping[int, Tensor]) -> Tensor:
-        """Return ⟨ξ_X(x), y⟩ for each head and X, shape [count], in float64."""
-        total: Any = 0.0
-        with _full_precision():
-            for key, factor in self._factors:
-                one, other = self._stacks(key, factor, x, y)
-                gram = _gram(one, other)
-                total = total + (gram if factor.sign > 0 else -gram.mT)
-        return self.basis.coordinates(total, self.part).flatten()
+    def pairing(self, x: Mapping[int, Tensor], y: Mapping[int, Tensor], *, sizes: bool = False) -> Tensor:
+        """Return ⟨ξ_X(x), y⟩ for each head and X, shape [count], in float64; with `sizes` also how large the terms are.
 
-    def lengths(self, x: Mapping[int, Tensor], y: Mapping[int, Tensor]) -> Tensor:
-        """Return ‖x‖² of each head; for a rotation ‖x‖ of each, and then ‖y‖."""
-        squares = [self._squares(x)] if self.part == "s" else [self._squares(x).sqrt(), self._squares(y).sqrt()]
-        return torch.cat(squares)
+        That is ‖x‖² of each head; for a rotation ‖x‖ of each, and then ‖y‖.
+        """
+        with _full_precision():
+            grams = [(factor.sign, _gram(*self._stacks(key, factor, x, y))) for key, factor in self._factors]
+        total: Any = sum(gram if sign > 0 else -gram.mT for sign, gram in grams)
+        found = [self.basis.coordinates(total, self.part).flatten()]
+        if sizes and self.part == "a":
+            found += [self._squares(x).sqrt(), self._squares(y).sqrt()]
+        elif sizes:
+            found += [sum(gram.diagonal(dim1=1, dim2=2).sum(1) for _, gram in grams) if x is y else self._squares(x)]
+        return torch.cat(found)
 
     def _squares(self, x: Mapping[int, Tensor]) -> Tensor:
         parts = [self._stacks(key, factor, x, x)[0] for key, factor in self._factors]

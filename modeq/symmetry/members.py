@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,8 +68,7 @@ class Member:
                 if tensor.dim() > 1
                 else tensor
             )
-            index = torch.tensor(self.groups, device=tensor.device)
-            return along[index].sum(1)
+            return along[index_of(self.groups, tensor.device)].sum(1)
         if self.axis is None:
             return tensor.sum().reshape(1)
         moved = tensor.movedim(self.axis, 0)
@@ -79,7 +79,7 @@ class Member:
         values = values.to(like)
         if isinstance(self.groups, tuple):
             length = like.numel() if self.axis is None else like.shape[self.axis]
-            index = torch.tensor(self.groups, device=like.device)
+            index = index_of(self.groups, like.device)
             along = values.new_zeros(length).index_add_(0, index.flatten(), values.repeat_interleave(index.shape[1]))
             if self.axis is None:
                 return along.reshape(like.shape)
@@ -140,3 +140,15 @@ def table_of(owner: str, parameter: str, rows: Any) -> tuple[tuple[int, ...], ..
             f"{owner}: the indices of {parameter!r} are {rows!r}; give for each generator as many integers from 0"
         )
     return table
+
+
+@lru_cache(maxsize=1024)
+def index_of(groups: tuple[range | tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """Return the indices of each generator or head as a tensor, of which there is one for all readings.
+
+    Examples
+    --------
+    >>> index_of((range(2), (5, 3)), torch.device("cpu")).tolist()
+    [[0, 1], [5, 3]]
+    """
+    return torch.tensor([list(group) for group in groups], device=device)

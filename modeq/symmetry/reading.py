@@ -58,7 +58,7 @@ class Readings:
         """Return ⟨ξ(x), y⟩ of some charges one after another, in float64; with `sizes` those of the terms after them.
 
         `x` may be None if all the charges are linear. The sizes are Σ|terms|, and of a matrix charge those of
-        `MatrixReading.lengths`.
+        `MatrixReading.pairing`.
         """
         chosen = list(names)
         device = next(iter(y.values())).device if y else torch.device("cpu")
@@ -70,9 +70,11 @@ class Readings:
         for name in chosen:
             if name in self._matrices:
                 assert x is not None
-                values[name].copy_(self._matrices[name].pairing(x, y))
+                matrices = self._matrices[name]
+                read = matrices.pairing(x, y, sizes=sizes)
+                values[name].copy_(read[: matrices.count])
                 if sizes:
-                    absolute[name].copy_(self._matrices[name].lengths(x, y))
+                    absolute[name].copy_(read[matrices.count :])
         return packed
 
     def _add_diagonal(
