@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from modeq import plots, report
-from modeq.errors import Diverged, InvalidSetting, ModeqError
+from modeq.errors import Diverged, InvalidSetting, ModeqError, choice
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
 from modeq.methods.momentum import HeavyBall, Nesterov
@@ -62,7 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
-            raise InvalidSetting(f"network is {self.network!r}: choose one of {', '.join(NETWORKS)}")
+            raise InvalidSetting(f"network is {choice(self.network, NETWORKS)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InvalidSetting(f"lr is {self.lr!r}: give a positive learning rate, 0.05 for instance")
         if self.nesterov and (self.dampening != 0 or self.momentum == 0):
