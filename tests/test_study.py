@@ -72,17 +72,23 @@ def test_the_table_fits_a_terminal(short):
     [
         {"network": "mlp", "momentum": 0.0, "weight_decay": 0.0},
         {"network": "mlp", "nesterov": True},
+        {"network": "vit"},
         pytest.param({"network": "mlp", "momentum": 0.5, "lr": 0.02}, marks=pytest.mark.slow),
         pytest.param({"network": "mlp", "dampening": 0.3, "lr": 0.1}, marks=pytest.mark.slow),
     ],
-    ids=["no momentum", "nesterov", "momentum 0.5", "dampening"],
+    ids=["no momentum", "nesterov", "attention", "momentum 0.5", "dampening"],
 )
 def test_every_option_runs_to_the_end(options, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "ORDERS", studies.ORDERS | {"phase": (1,)})  # the higher ones are above
     result = mq.study(steps=12, out=tmp_path, **options)
     assert "failure" not in result.results
-    assert all(charge["discrete"] < 1e-12 for charge in result.results["training"]["charges"])
+    charges = result.results["training"]["charges"]
+    assert all(charge.get("discrete_without_epsilon", charge["discrete"]) < 1e-12 for charge in charges)
     assert (tmp_path / "charges.png").exists()
+    if options["network"] == "vit":
+        assert {charge["generators"] for charge in charges if charge["family"] == "GeneralLinear"} == {2 * 6 * 7 // 2}
+        assert "GeneralLinear" in result.table()
+        assert max(len(line) for line in result.table().splitlines()) <= 100
     if options.get("nesterov"):
         assert all(charge["article"] is None for charge in result.results["training"]["charges"])
     if options.get("momentum") == 0.0:
@@ -109,7 +115,7 @@ def test_a_training_that_diverges_late_keeps_its_charges(tmp_path):
 
 
 USAGE = [
-    (["--network", "resnet"], "network is 'resnet': choose from cnn, mlp"),
+    (["--network", "resnet"], "network is 'resnet': choose from cnn, mlp, vit"),
     (["--lr", "-0.1"], "lr is -0.1: give a positive learning rate"),
     (["--lr", "nan"], "lr is nan: give a positive learning rate"),
     (["--momentum", "1"], r"momentum is 1.0: give a number in [0, 1)"),
@@ -123,7 +129,7 @@ USAGE = [
     (["--out", ""], "out is empty: give a folder"),
     (["--out", __file__], "which is a file: give a folder of your own"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
-    (["--learning"], "the option is '--learning': choose from --help"),
+    (["--learning"], "modeq study: the option is '--learning': did you mean"),
 ]
 
 
@@ -159,7 +165,7 @@ def test_the_module_runs_as_a_command():
     help_text = subprocess.run(
         [sys.executable, "-m", "modeq", "study", "--help"], capture_output=True, text=True, check=True
     )
-    assert "example:\n  modeq study --momentum 0.9" in help_text.stdout
+    assert "example:\n  modeq study --network mlp" in help_text.stdout
 
 
 @pytest.mark.parametrize(
@@ -176,4 +182,4 @@ def test_the_method_of_the_settings():
         repr(method_of(Settings(dampening=0.1))) == "HeavyBall(momentum=9/10, dampening=1/10).with_weight_decay(1/2000)"
     )
     assert repr(method_of(Settings(nesterov=True, weight_decay=0))) == "Nesterov(momentum=9/10)"
-    assert studies.NETWORKS == ("cnn", "mlp")
+    assert list(studies.NETWORKS) == ["cnn", "mlp", "vit"]

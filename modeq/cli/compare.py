@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         summary="integrate the modified equations of optimizers beside the optimizers themselves",
         description="Run optimizers on a problem, and every form of their modified equations beside them; write "
         "comparison.json, and figures of the errors, the losses and the curvature.",
-        example="modeq compare --problem digits-cnn --methods gd heavy-ball --lr 0.01 --steps 50 --out my-run",
+        example="modeq compare --problem two-layer-scalar --methods gd nesterov --lr 0.05 --steps 20 --orders 1 2",
         usage=(InvalidProblem, InvalidOrder),
         kept="checkpoint",
     )

@@ -55,13 +55,13 @@ def run(options: dict[str, Any]) -> int:
         raise InvalidSetting("--loss and --charge are given: choose one")
     (method,) = methods_named([options["method"]], options, symbolic=True)
     equation = getattr(modeq, FORMS[form][0])(method, options["order"])
+    start = _start(equation) if form == "field" else None
     if options["charge"] is not None:
         if form not in ("field", "time", "phase"):
             raise InvalidSetting(f"--form is {form!r}, which is not projected on charges: give field, time or phase")
         equation = modeq.project(equation, options["charge"])
     lines = _on_loss(equation, options) if options["loss"] is not None else {str(equation): equation.latex()}
     limits = {f"{kind}_limit": _limit(method, kind) for kind in ("series", "stability")}
-    start = str(equation.initial_layer()) if form == "field" and _starts_elsewhere(equation) else None
     if options["json"]:
         record = {"method": repr(method), "equations": list(lines), "latex": list(lines.values())}
         record |= {"coefficients": _coefficients(equation), "start": start}
@@ -129,5 +129,7 @@ def _with_decimals(limit: Any) -> str:
     return f"{limit:.4g}" if limit.is_Float else f"{limit} = {float(limit):.4g}"
 
 
-def _starts_elsewhere(equation: Any) -> bool:
-    return any(value != 0 for value in equation.initial_layer().coefficients.values())
+def _start(equation: Any) -> str | None:
+    """Where the flow must start, if that is not θ₀."""
+    layer = equation.initial_layer()
+    return str(layer) if any(value != 0 for value in layer.coefficients.values()) else None

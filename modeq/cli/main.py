@@ -26,13 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         # What is left in the buffer must not fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
-    return status
 
 
 def _run(arguments: list[str]) -> int:

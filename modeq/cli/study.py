@@ -14,10 +14,14 @@ def add(commands: Any) -> None:
         summary="derive, integrate, compare and project one optimizer on a real training",
         description="Train a network on handwritten digits with torch.optim.SGD, and write what continuous law the "
         "optimizer follows: report.md, trajectories.png, charges.png, charges.npz and study.json.",
-        example="modeq study --momentum 0.9 --lr 0.05 --weight-decay 5e-4 --out my-study",
+        example="modeq study --network mlp --momentum 0.9 --lr 0.05 --steps 20 --out my-study",
         kept="out",
     )
-    parser.add_argument("--network", default="cnn", help="cnn (ReLU, batch norm) or mlp (ReLU); default cnn")
+    parser.add_argument(
+        "--network",
+        default="cnn",
+        help="cnn (ReLU, batch norm), mlp (ReLU) or vit (attention, layer norm); default cnn",
+    )
     parser.add_argument("--lr", type=float, default=0.05, help="learning rate h (default 0.05)")
     parser.add_argument("--momentum", type=float, default=0.9, help="momentum β in [0, 1) (default 0.9)")
     parser.add_argument("--dampening", type=float, default=0.0, help="dampening α in [0, 1) (default 0)")

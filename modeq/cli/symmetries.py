@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         summary="find and verify the symmetries of a network of your own",
         description="Build a network with a function of a Python file, whose code is run; print its symmetries "
         "with the reason for each, and verify them in float64 on random data.",
-        example="modeq symmetries my_network.py:build_model --input 8,3,64,64 --loss cross_entropy",
+        example="modeq symmetries my_network.py:build_model --input 8,5,16 --loss mse",
         usage=(InvalidCharge,),
     )
     parser.add_argument("builder", metavar="FILE:FUNCTION", help="a function without arguments that returns a module")
