@@ -86,6 +86,7 @@ def test_deriving_loads_no_torch():
         (["compare", "--problem", "beale", "--methods", "nestorov"], "modeq: the method is 'nestorov': did you"),
         (["compare", "--problem", "beale", "--forms", "hermit"], "modeq: forms has 'hermit': did you mean hermite?"),
         (["compare", "--problem", "beale", "--methods", "pid"], "modeq: pid has no --derivative: give a number"),
+        (["--"], "modeq: the following arguments are required: command"),
         (["compare"], "modeq compare: the following arguments are required: --problem"),
         (["study", "--steps", "two"], "modeq study: argument --steps: invalid int value: 'two'"),
     ],

@@ -74,6 +74,19 @@ def test_json_on_stdout_is_what_is_written(plane, tmp_path, capsys):
     assert "with_weight_decay(1/10)" in next(iter(stored["methods"]))
 
 
+def test_players_of_a_game_and_decay_that_is_decoupled(plane, tmp_path, capsys, monkeypatch):
+    code, out, _ = run(capsys, "--quick", "--forms", "field", "--weight-decay", 0.1, "--decoupled", "--out", tmp_path)
+    assert code == 0
+    assert out.startswith("HeavyBall(momentum=9/10).with_weight_decay(1/10, decoupled=True), h = 0.01")
+    game = mq.problems.dirac_gan()
+    monkeypatch.setattr("modeq.numeric.problems.by_name", lambda name, seed: game)
+    options = ["--methods", "gd", "--game", "alternating", "--forms", "field", "--orders", 1, 2, "--json"]
+    code, out, _ = run(capsys, *options, "--steps", 10, "--out", tmp_path)
+    assert code == 0
+    first, second = (entry["error"] for entry in json.loads(out)["entries"])
+    assert second < first / 100
+
+
 def test_a_checkpoint_is_taken_up(plane, tmp_path, capsys):
     arguments = ("--quick", "--methods", "nesterov", "--out", tmp_path / "out", "--checkpoint", tmp_path / "kept")
     first, second = run(capsys, *arguments), run(capsys, *arguments)

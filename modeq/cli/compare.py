@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from modeq.cli.methods import METHODS, add_hyperparameters, methods_named
@@ -133,7 +134,7 @@ def _draw(result: Any, folder: Path) -> list[str]:
         figure, axes = _panels(len(shown))
         for ax, method in zip(axes, shown, strict=True):
             plot(ax=ax, method=method)
-            ax.set_title(f"{method}, h = {result.h:g}", fontsize="medium")
+            ax.set_title(fill(f"{method}, h = {result.h:g}", 50), fontsize="medium")
             if name == "curvature":  # its limits are those of one method
                 ax.legend(frameon=False)
         if name != "curvature":

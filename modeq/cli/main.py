@@ -40,7 +40,7 @@ def _run(arguments: list[str]) -> int:
     options = _read(arguments)
     run, usage, kept = (options.pop(name) for name in ("run", "usage", "kept"))
     try:
-        return run(options)  # type: ignore[no-any-return]
+        return run(options)
     except ModeqError as error:
         tell(f"modeq: {error}")
         return USAGE if isinstance(error, usage) else FAILED
@@ -54,13 +54,13 @@ def _read(arguments: list[str]) -> dict[str, Any]:
     """The options of a command, after names that there are not have been answered with those that there are."""
     parser = Parser(prog="modeq", description="Modified equations of optimizers.", epilog=ENDINGS)
     parser.add_argument("--version", action="version", version=f"modeq {__version__}")
-    commands = parser.add_subparsers(metavar="command")
+    commands = parser.add_subparsers(metavar="command", required=True)
     for module in (derive, compare, symmetries, study):
         module.add(commands)
-    name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if not arguments:
         parser.print_help()
         sys.exit(DONE)
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in commands.choices:
         parser.error(f"the command is {choice(name, commands.choices)}")
     chosen = parser if name is None else commands.choices[name]
