@@ -2,6 +2,6 @@
 
 import sys
 
-from modeq.cli import main
+from modeq.cli.main import main
 
 sys.exit(main())

@@ -1,5 +1,8 @@
 """The errors of modeq: each also derives from the built-in exception that fits it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ModeqError(Exception):
     """Base of every error that modeq raises on purpose."""
@@ -79,3 +82,19 @@ class SweepFailed(ModeqError, RuntimeError):
 
 class MissingDependency(ModeqError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+
+def choice(value: object, names: Iterable[str]) -> str:
+    """Return the end of a message about a name that there is not: its value, the closest name there is, and all.
+
+    Examples
+    --------
+    >>> choice("HeavyBall", ["gd", "heavy-ball"])
+    "'HeavyBall': did you mean heavy-ball? Choose from gd, heavy-ball"
+    >>> choice(3, ["gd", "heavy-ball"])
+    '3: choose from gd, heavy-ball'
+    """
+    known = {name.lower(): name for name in names}
+    close = get_close_matches(value.lower(), known, n=1, cutoff=0.65) if isinstance(value, str) else []
+    meant = f"did you mean {known[close[0]]}? Choose" if close else "choose"
+    return f"{value!r}: {meant} from {', '.join(known.values())}"

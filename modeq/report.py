@@ -9,6 +9,8 @@ _FAMILY_TEXT = {
     "Translation": "sums of weights that a softmax or a mean does not see",
     "Scale": "squared norms of weights before a normalisation",
     "Rescale": "differences of squared norms around a homogeneous activation",
+    "GeneralLinear": "differences of Gram matrices around linear operations, each entry on or above the diagonal "
+    "with the equation of a rescale",
 }
 
 
@@ -162,7 +164,7 @@ The modified equation, projected on the generators, is the equation of each char
 {equations}
 
 Residuals are open loop from step 0: the largest |law − measured| over all steps and generators, relative to Σ|θ| for a
-translation and to the squared norms for the others. The last column repeats the training with ε = 1e-30 in batch norm.
+translation and to the squared norms for the others. The last column repeats the training with ε = 1e-30 in all norms.
 
 | charge | family | generators | exact discrete law | continuous, corrected | continuous, article | discrete, ε → 0 |
 |---|---|---|---|---|---|---|
@@ -198,13 +200,13 @@ def summary(results: Results) -> str:
             "",
             f"training of {t['network']}, accuracy {t['test_accuracy']:.1%}; largest relative residual of each charge",
         ]
-        lines.append(
-            f"  {'charge':<12} {'family':<12} {'exact law':>10} {'ε → 0':>10} {'corrected':>10} {'article':>10}"
-        )
+        widths = [max(12, *(len(c[key]) for c in t["charges"])) for key in ("name", "family")]
+        head = " ".join(f"{title:>10}" for title in ("exact law", "ε → 0", "corrected", "article"))
+        lines.append(f"  {'charge':<{widths[0]}} {'family':<{widths[1]}} {head}")
         for c in t["charges"]:
             values = [c["discrete"], c.get("discrete_without_epsilon"), c["corrected"], c["article"]]
             cells = " ".join(f"{'–' if v is None else format(v, '.1e'):>10}" for v in values)
-            lines.append(f"  {c['name']:<12} {c['family']:<12} {cells}")
+            lines.append(f"  {c['name']:<{widths[0]}} {c['family']:<{widths[1]}} {cells}")
     if "failure" in results:
         lines += ["", f"not finished: {results['failure']}"]
     return "\n".join(lines)

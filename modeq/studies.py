@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from modeq import plots, report
-from modeq.errors import Diverged, InvalidSetting, ModeqError
+from modeq.errors import Diverged, InvalidSetting, ModeqError, choice
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
 from modeq.methods.momentum import HeavyBall, Nesterov
@@ -27,6 +27,7 @@ from modeq.numeric.comparison import Comparison, FormName, compare
 from modeq.numeric.curvature import largest_curvature
 from modeq.numeric.data import digits, minibatches
 from modeq.numeric.networks.small import digits_cnn, digits_mlp, tanh_network
+from modeq.numeric.networks.vision import digits_vit
 from modeq.numeric.protocol import Problem
 from modeq.numeric.symbolic_problems import SymbolicProblem
 from modeq.numeric.torch_problem import TorchProblem
@@ -37,7 +38,9 @@ from modeq.symmetry.finding import find_charges
 from modeq.symmetry.projection import project
 from modeq.symmetry.tracking import Tracker, track
 
-NETWORKS = ("cnn", "mlp")
+NETWORKS: dict[str, Callable[..., torch.nn.Module]] = {"cnn": digits_cnn, "mlp": digits_mlp, "vit": digits_vit}
+# Each entry of a matrix charge is θᵀ𝒜θ, as a rescale is.
+PROJECTED_AS = {"generallinear": "rescale"}
 LAWS = ("discrete", "corrected", "article")
 LARGEST_GROWTH = 1e6  # of the loss, beyond which a training has diverged
 IMAGES = 256  # of the full-batch comparison on the smooth network
@@ -62,7 +65,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
-            raise InvalidSetting(f"network is {self.network!r}: choose one of {', '.join(NETWORKS)}")
+            raise InvalidSetting(f"network is {choice(self.network, NETWORKS)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InvalidSetting(f"lr is {self.lr!r}: give a positive learning rate, 0.05 for instance")
         if self.nesterov and (self.dampening != 0 or self.momentum == 0):
@@ -170,7 +173,7 @@ def study(
 
     Parameters
     ----------
-    network : "cnn" (convolutions, ReLU, batch norm) or "mlp" (ReLU)
+    network : "cnn" (convolutions, ReLU, batch norm), "mlp" (ReLU) or "vit" (attention, layer norm)
         The network whose charges are followed, in float64.
     lr, momentum, dampening, nesterov, weight_decay : as in torch.optim.SGD
     batch_size, steps, seed : of the training
@@ -310,7 +313,7 @@ def _compare(
 def _train(result: Study) -> None:
     """Train on minibatches with torch.optim.SGD, and follow the charges."""
     settings = result.settings
-    build: Callable[..., torch.nn.Sequential] = digits_cnn if settings.network == "cnn" else digits_mlp
+    build = NETWORKS[settings.network]
     images, labels = digits("train", dtype=torch.float64)
     module = build(settings.seed, dtype=torch.float64)
     before = _largest_curvature(module, images, labels)
@@ -327,20 +330,28 @@ def _train(result: Study) -> None:
         "charges": _charge_rows(tracker),
         "equations": {
             family: project(method_of(settings), family, form="time" if settings.momentum else "field").latex()
-            for family in dict.fromkeys(type(charge).__name__.lower() for charge in tracker.charges)
+            for family in dict.fromkeys(map(_projected_as, tracker.charges))
         },
     }
     with torch.no_grad():
         test_images, test_labels = digits("test", dtype=torch.float64)
         module.eval()
         record["test_accuracy"] = float((module(test_images).argmax(1) == test_labels).double().mean())
-    if settings.network == "cnn":
-        # The same training with a vanishing ε of batch norm, where the scale symmetry is exact.
-        _run_training(result, build(settings.seed, eps=1e-30, dtype=torch.float64), images, labels)
+    module = build(settings.seed, dtype=torch.float64)
+    if norms := [layer for layer in module.modules() if hasattr(layer, "eps")]:
+        # The same training with a vanishing ε, where the scale symmetry is exact.
+        for layer in norms:
+            layer.eps = 1e-30
+        _run_training(result, module, images, labels)
         for row, residual in zip(record["charges"], result.tracker.residual().values(), strict=True):
             row["discrete_without_epsilon"] = residual
         result.tracker = tracker
     result.results["training"] = record
+
+
+def _projected_as(charge: Any) -> str:
+    name = type(charge).__name__.lower()
+    return PROJECTED_AS.get(name, name)
 
 
 def _run_training(result: Study, module: torch.nn.Module, images: Any, labels: Any) -> list[float]:

@@ -7,7 +7,8 @@ import pytest
 import sympy as sp
 
 import modeq as mq
-from modeq import cli
+from modeq.cli import compare
+from modeq.cli.main import main
 
 X, Y = sp.symbols("x y")
 
@@ -22,11 +23,11 @@ class Plane(mq.SymbolicProblem):
 @pytest.fixture
 def plane(monkeypatch):
     problem = Plane(sp.Rational(5, 4) * (X**2 + Y**2) - sp.Rational(3, 2) * X * Y, [X, Y])
-    monkeypatch.setattr(cli, "_problem", lambda name, seed: problem)
+    monkeypatch.setattr("modeq.numeric.problems.by_name", lambda name, seed: problem)
 
 
 def run(capsys, *arguments):
-    code = cli.main(["compare", "--problem", "plane", *map(str, arguments)])
+    code = main(["compare", "--problem", "plane", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -52,8 +53,10 @@ def test_a_law_has_one_colour_in_all_panels(tmp_path, monkeypatch, plane):
 
     seen = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: seen.append(self))
-    result = mq.compare([mq.GradientDescent(), mq.HeavyBall(0.9)], cli._problem("", 0), h=0.01, steps=5, progress=False)
-    cli._draw(result, tmp_path)
+    result = mq.compare(
+        [mq.GradientDescent(), mq.HeavyBall(0.9)], mq.problems.by_name("", 0), h=0.01, steps=5, progress=False
+    )
+    compare._draw(result, tmp_path)
     colours = {}
     for line in (line for ax in seen[0].axes for line in ax.get_lines()):
         colours.setdefault(line.get_label(), set()).add(line.get_color())
@@ -69,6 +72,19 @@ def test_json_on_stdout_is_what_is_written(plane, tmp_path, capsys):
     assert stored["steps"] == 10
     assert [entry["order"] for entry in stored["entries"]] == [1, 2]
     assert "with_weight_decay(1/10)" in next(iter(stored["methods"]))
+
+
+def test_players_of_a_game_and_decay_that_is_decoupled(plane, tmp_path, capsys, monkeypatch):
+    code, out, _ = run(capsys, "--quick", "--forms", "field", "--weight-decay", 0.1, "--decoupled", "--out", tmp_path)
+    assert code == 0
+    assert out.startswith("HeavyBall(momentum=9/10).with_weight_decay(1/10, decoupled=True), h = 0.01")
+    game = mq.problems.dirac_gan()
+    monkeypatch.setattr("modeq.numeric.problems.by_name", lambda name, seed: game)
+    options = ["--methods", "gd", "--game", "alternating", "--forms", "field", "--orders", 1, 2, "--json"]
+    code, out, _ = run(capsys, *options, "--steps", 10, "--out", tmp_path)
+    assert code == 0
+    first, second = (entry["error"] for entry in json.loads(out)["entries"])
+    assert second < first / 100
 
 
 def test_a_checkpoint_is_taken_up(plane, tmp_path, capsys):
@@ -96,7 +112,7 @@ def test_an_optimizer_that_diverges_is_a_failed_run(plane, tmp_path, capsys):
         (["--steps", "0"], "steps is 0: give a positive integer"),
         (["--orders", "0"], "order is 0: the lowest"),
         (["--forms", "magic"], "forms has 'magic': choose from"),
-        (["--methods", "adam"], "--methods names 'adam': choose from gd, heavy-ball, nesterov"),
+        (["--methods", "adam"], "the method is 'adam': choose from gd, heavy-ball, nesterov"),
         (["--methods", "gd", "gd"], "methods repeats one of"),
         (["--momentum", "1.5"], "momentum"),
         (["--rtol", "0"], "rtol is 0.0"),
@@ -122,10 +138,10 @@ def test_an_interruption_says_where_the_rest_is(plane, tmp_path, capsys, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("modeq.numeric.comparison.compare", interrupted)
-    assert run(capsys, "--out", tmp_path)[0] == 1
+    code, _, err = run(capsys, "--out", tmp_path)
+    assert (code, err) == (130, "modeq: interrupted; nothing is kept\n")
     code, _, err = run(capsys, "--out", tmp_path, "--checkpoint", tmp_path / "kept")
-    assert code == 1
-    assert f"interrupted; what was found until then is in {tmp_path / 'kept'}" in err
+    assert (code, err) == (130, f"modeq: interrupted; what was found is kept in {tmp_path / 'kept'}\n")
 
 
 def test_networks_with_kinks_get_fixed_steps(monkeypatch, tmp_path, capsys):
@@ -135,7 +151,7 @@ def test_networks_with_kinks_get_fixed_steps(monkeypatch, tmp_path, capsys):
     x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
     problem = mq.TorchProblem(net, torch.nn.functional.mse_loss, x, x**2)
-    monkeypatch.setattr(cli, "_problem", lambda name, seed: problem)
+    monkeypatch.setattr("modeq.numeric.problems.by_name", lambda name, seed: problem)
     options = ["--steps", 6, "--forms", "field", "--orders", 1, "--methods", "gd", "--out", tmp_path]
     code, _, err = run(capsys, *options)
     assert code == 0

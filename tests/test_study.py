@@ -7,7 +7,8 @@ import sys
 import pytest
 
 import modeq as mq
-from modeq import cli, report, studies
+from modeq import report, studies
+from modeq.cli.main import main
 from modeq.studies import Settings, method_of
 
 
@@ -71,17 +72,23 @@ def test_the_table_fits_a_terminal(short):
     [
         {"network": "mlp", "momentum": 0.0, "weight_decay": 0.0},
         {"network": "mlp", "nesterov": True},
+        {"network": "vit"},
         pytest.param({"network": "mlp", "momentum": 0.5, "lr": 0.02}, marks=pytest.mark.slow),
         pytest.param({"network": "mlp", "dampening": 0.3, "lr": 0.1}, marks=pytest.mark.slow),
     ],
-    ids=["no momentum", "nesterov", "momentum 0.5", "dampening"],
+    ids=["no momentum", "nesterov", "attention", "momentum 0.5", "dampening"],
 )
 def test_every_option_runs_to_the_end(options, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "ORDERS", studies.ORDERS | {"phase": (1,)})  # the higher ones are above
     result = mq.study(steps=12, out=tmp_path, **options)
     assert "failure" not in result.results
-    assert all(charge["discrete"] < 1e-12 for charge in result.results["training"]["charges"])
+    charges = result.results["training"]["charges"]
+    assert all(charge.get("discrete_without_epsilon", charge["discrete"]) < 1e-12 for charge in charges)
     assert (tmp_path / "charges.png").exists()
+    if options["network"] == "vit":
+        assert {charge["generators"] for charge in charges if charge["family"] == "GeneralLinear"} == {2 * 6 * 7 // 2}
+        assert "GeneralLinear" in result.table()
+        assert max(len(line) for line in result.table().splitlines()) <= 100
     if options.get("nesterov"):
         assert all(charge["article"] is None for charge in result.results["training"]["charges"])
     if options.get("momentum") == 0.0:
@@ -90,7 +97,7 @@ def test_every_option_runs_to_the_end(options, tmp_path, monkeypatch):
 
 
 def test_a_diverging_training_keeps_what_there_is(tmp_path, capsys):
-    code = cli.main(["study", "--network", "mlp", "--lr", "1e6", "--steps", "40", "--out", str(tmp_path)])
+    code = main(["study", "--network", "mlp", "--lr", "1e6", "--steps", "40", "--out", str(tmp_path)])
     assert code == 1
     error = capsys.readouterr().err
     assert [line for line in error.splitlines() if line.startswith("modeq: ")]
@@ -108,7 +115,7 @@ def test_a_training_that_diverges_late_keeps_its_charges(tmp_path):
 
 
 USAGE = [
-    (["--network", "resnet"], "network is 'resnet': choose one of cnn, mlp"),
+    (["--network", "resnet"], "network is 'resnet': choose from cnn, mlp, vit"),
     (["--lr", "-0.1"], "lr is -0.1: give a positive learning rate"),
     (["--lr", "nan"], "lr is nan: give a positive learning rate"),
     (["--momentum", "1"], r"momentum is 1.0: give a number in [0, 1)"),
@@ -122,7 +129,7 @@ USAGE = [
     (["--out", ""], "out is empty: give a folder"),
     (["--out", __file__], "which is a file: give a folder of your own"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
-    (["--learning"], "unrecognized arguments: --learning"),
+    (["--learning"], "modeq study: the option is '--learning': did you mean"),
 ]
 
 
@@ -131,7 +138,7 @@ USAGE = [
 )
 def test_bad_usage_is_one_line_and_exit_code_2(arguments, message, capsys):
     try:
-        code = cli.main(["study", *arguments])
+        code = main(["study", *arguments])
     except SystemExit as stop:
         code = stop.code
     captured = capsys.readouterr()
@@ -142,13 +149,13 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, message, capsys):
 
 
 def test_too_large_batches_are_a_usage_error(tmp_path, capsys):
-    assert cli.main(["study", "--batch-size", "5000", "--out", str(tmp_path)]) == 2
+    assert main(["study", "--batch-size", "5000", "--out", str(tmp_path)]) == 2
     assert "there are 1437 training images" in capsys.readouterr().err
 
 
 def test_missing_digits_name_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert cli.main(["study", "--out", str(tmp_path)]) == 1
+    assert main(["study", "--out", str(tmp_path)]) == 1
     assert "modeq[examples]" in capsys.readouterr().err
 
 
@@ -158,7 +165,7 @@ def test_the_module_runs_as_a_command():
     help_text = subprocess.run(
         [sys.executable, "-m", "modeq", "study", "--help"], capture_output=True, text=True, check=True
     )
-    assert "example: modeq study --momentum 0.9" in help_text.stdout
+    assert "example:\n  modeq study --network mlp" in help_text.stdout
 
 
 @pytest.mark.parametrize(
@@ -175,4 +182,4 @@ def test_the_method_of_the_settings():
         repr(method_of(Settings(dampening=0.1))) == "HeavyBall(momentum=9/10, dampening=1/10).with_weight_decay(1/2000)"
     )
     assert repr(method_of(Settings(nesterov=True, weight_decay=0))) == "Nesterov(momentum=9/10)"
-    assert studies.NETWORKS == ("cnn", "mlp")
+    assert list(studies.NETWORKS) == ["cnn", "mlp", "vit"]

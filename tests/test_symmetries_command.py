@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modeq import cli
+from modeq.cli.main import main
 
 NETWORKS = """
 import torch
@@ -34,7 +34,7 @@ def file(tmp_path):
 
 
 def run(capsys, *arguments):
-    code = cli.main(["symmetries", *map(str, arguments)])
+    code = main(["symmetries", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod
+from modeq.errors import InvalidMethod, choice
 from modeq.methods.base import RESERVED, GeneralLinearMethod, require_method
 from modeq.methods.composition import Move, composed
 from modeq.methods.exact import exact
@@ -37,7 +37,7 @@ class ExpectedEpoch:
 
     def __post_init__(self) -> None:
         if self.sampling not in get_args(Sampling):
-            raise InvalidMethod(f"sampling is {self.sampling!r}: choose from {list(get_args(Sampling))}")
+            raise InvalidMethod(f"sampling is {choice(self.sampling, get_args(Sampling))}")
 
     def __repr__(self) -> str:
         return f"Epoch({self.method}, batches={self.batches}).expected({self.sampling!r})"

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from modeq.errors import InvalidMethod, InvalidProblem, ModeqError
+from modeq.errors import InvalidMethod, InvalidProblem, ModeqError, choice
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.comparing import CurvatureAlong, Run, law_entry, optimizer_run
 from modeq.numeric.comparison_result import Comparison
@@ -168,7 +168,7 @@ def _checked_forms(forms: Any) -> list[FormName]:
         raise InvalidProblem(f"forms is {forms!r}: give a sequence of names from {list(TITLES)}")
     unknown = [form for form in forms if not isinstance(form, str) or form not in TITLES]
     if unknown:
-        raise InvalidProblem(f"forms has {unknown[0]!r}: choose from {list(TITLES)}")
+        raise InvalidProblem(f"forms has {choice(unknown[0], TITLES)}")
     return list(dict.fromkeys(forms))
 
 
@@ -184,7 +184,7 @@ def _laws(forms: Sequence[FormName], orders: Any, problem: Problem) -> Iterator[
     if any(isinstance(some, str | Mapping) or not hasattr(some, "__iter__") for some in wanted):
         raise InvalidProblem(f"orders is {orders!r}: give a sequence of orders, or one for each form")
     if isinstance(orders, Mapping) and (unknown := [form for form in orders if form not in TITLES]):
-        raise InvalidProblem(f"orders names the form {unknown[0]!r}: choose from {list(TITLES)}")
+        raise InvalidProblem(f"orders names the form {choice(unknown[0], TITLES)}")
     for form in forms:
         if form == "exact":
             if getattr(problem, "is_quadratic", False):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from modeq.errors import InvalidProblem, MissingDependency
+from modeq.errors import InvalidProblem, MissingDependency, choice
 
 _TRAIN = 1437  # the first four fifths; the rest was written by other people
 
@@ -49,7 +49,7 @@ def digits(
     """
     parts = {"train": slice(None, _TRAIN), "test": slice(_TRAIN, None), "all": slice(None)}
     if split not in parts:
-        raise InvalidProblem(f"no split {split!r} of the digits; choose one of {', '.join(parts)}")
+        raise InvalidProblem(f"split is {choice(split, parts)}")
     bunch = _bunch("digits")
     images = torch.from_numpy(bunch.images).div(16).unsqueeze(1)
     if standardise:

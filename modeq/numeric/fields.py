@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 import torch
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidProblem, choice
 from modeq.numeric.arrays import combination, namespace, vector
 from modeq.numeric.colours import ColourFields, MeanAndDeviations
 from modeq.numeric.compiled import compiled
@@ -34,7 +34,7 @@ def require_field_name(field: Any) -> None:
     >>> require_field_name("gradients")
     """
     if field not in FIELD_NAMES:
-        raise InvalidProblem(f"field is {field!r}: give 'auto', 'lambdify', 'autodiff' or 'gradients'")
+        raise InvalidProblem(f"field is {choice(field, FIELD_NAMES)}")
 
 
 def modified_field(

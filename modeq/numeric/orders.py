@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidProblem
+from modeq.errors import InvalidMethod, InvalidProblem, choice
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.colours import is_game
 from modeq.numeric.comparison import DERIVE, PHASE_SPACE, FormName, step_errors
@@ -132,7 +132,7 @@ def observed_order(
     (2, [2.0, 2.0, 2.0, 2.0])
     """
     if form not in DERIVE:
-        raise InvalidProblem(f"form is {form!r}: it must be one of {list(DERIVE)}")
+        raise InvalidProblem(f"form is {choice(form, DERIVE)}")
     time, order, halvings = positive(time, "time"), checked_order(order), whole(halvings, "halvings", least=1)
     require_method(method)
     theta = start_on(problem, start)

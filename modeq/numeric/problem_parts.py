@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidProblem, choice
 from modeq.numeric.data import digits, minibatches
 from modeq.numeric.protocol import whole
 from modeq.numeric.torch_problem import TorchProblem
@@ -82,7 +82,7 @@ def one_of(value: Any, names: Sequence[str], argument: str) -> Any:
     'digits'
     """
     if value not in names:
-        raise InvalidProblem(f"{argument} is {value!r}: choose {' or '.join(map(repr, names))}")
+        raise InvalidProblem(f"{argument} is {choice(value, names)}")
     return value
 
 

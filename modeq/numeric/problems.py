@@ -15,7 +15,7 @@ import sympy as sp
 import torch
 from torch.nn import functional as F
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidProblem, choice
 from modeq.numeric import data as loaders
 from modeq.numeric.networks import small, vision
 from modeq.numeric.problem_parts import (
@@ -617,7 +617,7 @@ def by_name(name: str, seed: int | None = None) -> Problem:
     TorchProblem(Sequential, 1482 parameters)
     """
     if name not in NAMES:
-        raise InvalidProblem(f"there is no problem {name!r}: choose one of {', '.join(NAMES)}")
+        raise InvalidProblem(f"the problem is {choice(name, NAMES)}")
     build = NAMES[name]
     seeded = seed is not None and "seed" in inspect.signature(build).parameters
     return build(seed=seed) if seeded else build()

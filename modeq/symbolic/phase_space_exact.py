@@ -13,7 +13,7 @@ import sympy as sp
 from sympy.polys.domains.domain import Domain
 from sympy.polys.polyerrors import CoercionFailed
 
-from modeq.errors import InvalidMethod
+from modeq.errors import InvalidMethod, choice
 from modeq.methods.arithmetic import Element, Vector, exponential_series, reciprocal, series_product
 from modeq.methods.base import GeneralLinearMethod, z
 from modeq.methods.exact import coefficient_field, tidy_element
@@ -329,4 +329,4 @@ def checked_expansion(value: object) -> Expansion:
     for expansion in EXPANSIONS:
         if value == expansion:
             return expansion
-    raise InvalidMethod(f"expansion is {value!r}: give one of {', '.join(map(repr, EXPANSIONS))}")
+    raise InvalidMethod(f"expansion is {choice(value, EXPANSIONS)}")

@@ -15,7 +15,7 @@ from modeq.methods.exact import coefficient_field, tidy
 from modeq.methods.shift_operator import ShiftOperator
 from modeq.symbolic.algebra import Elements, Paths, root_subtrees, slope
 from modeq.symbolic.b_series import BSeries
-from modeq.symbolic.differentials import latex_sum, step_latex, theta_latex
+from modeq.symbolic.differentials import h, latex_sum, step_latex, text_sum, theta_latex
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer
 from modeq.symbolic.rooted_trees import TreeTable, checked_order, tree_table
@@ -36,6 +36,8 @@ class TimeDerivativeForm:
     --------
     >>> import modeq as mq
     >>> form = mq.time_derivative_form(mq.HeavyBall(momentum=0.9), order=2)
+    >>> print(form)
+    1/10·θ' + 19*h/20·θ'' = -g
     >>> form.coefficients, form.is_well_posed, form.start[1][[]]
     ((1/10, 19/20), True, 10/19)
     """
@@ -131,6 +133,12 @@ class TimeDerivativeForm:
         decay = enumerate(self.decay_coefficients)
         terms += [(tidy(self.decay_rate * d), step_latex(k) + theta_latex(k)) for k, d in decay]
         return f"{latex_sum(terms)} = -g"
+
+    def __str__(self) -> str:
+        terms = [(c * h**k, k + 1) for k, c in enumerate(self.coefficients)]
+        terms += [(tidy(self.decay_rate * d * h**k), k) for k, d in enumerate(self.decay_coefficients)]
+        left = text_sum((c, "θ" + ("'" * k if k < 4 else f"^({k})")) for c, k in terms)
+        return f"{left} = -g"
 
     def __repr__(self) -> str:
         return f"TimeDerivativeForm({self.method}, order={self.order})"

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import sympy as sp
 
-from modeq.errors import InvalidSetting
+from modeq.errors import InvalidSetting, choice
 
 t, tau = sp.symbols("t tau")
 Motion = Callable[[sp.Expr], sp.Expr]
@@ -94,7 +94,7 @@ class LinearEquation:
                 "symbols: give regime='under', 'critical' or 'over'"
             )
         if regime is not None and regime not in get_args(Regime):
-            raise InvalidSetting(f"regime is {regime!r}: give 'under', 'critical' or 'over'")
+            raise InvalidSetting(f"regime is {choice(regime, get_args(Regime))}")
         if regime is not None and found is not None and regime != found:
             raise InvalidSetting(f"regime is {regime!r}, but γ² − ω² = {self.discriminant}: it is {found!r}")
         return regime or found or "over"

@@ -10,7 +10,7 @@ import sympy as sp
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidProblem, choice
 from modeq.symmetry.lie_algebra import Flow, span
 from modeq.symmetry.network_programs import Unlowered, program_of_network
 from modeq.symmetry.numerical_brackets import numerical_span
@@ -240,7 +240,7 @@ def count_conservation_laws(
     [3, 0]
     """
     if flow not in _FLOWS:
-        raise InvalidProblem(f"flow is {flow!r}: give one of {list(_FLOWS)}")
+        raise InvalidProblem(f"flow is {choice(flow, _FLOWS)}")
     if loss not in (None, "mse", "cross_entropy"):
         raise InvalidProblem(f"loss is {loss!r}: give None, 'mse' or 'cross_entropy'")
     moving = Flow(flow == "momentum", bool(weight_decay))

@@ -19,7 +19,7 @@ from typing import Any
 import sympy as sp
 from sympy.printing.pretty.stringpict import prettyForm
 
-from modeq.errors import InvalidCharge
+from modeq.errors import InvalidCharge, choice
 from modeq.symbolic.b_series import Written
 from modeq.symbolic.differentials import contracted, latex_sum, plain, printable, text_sum, theta_latex
 from modeq.symbolic.expected import DEVIATION
@@ -80,9 +80,7 @@ def family_of(value: Any) -> Family:
     """
     name = value if isinstance(value, str) else (value if isinstance(value, type) else type(value)).__name__.lower()
     if name not in FAMILIES:
-        raise InvalidCharge(
-            f"family is {value!r}: give 'translation', 'scale' or 'rescale', or a charge such as mq.Scale(…)"
-        )
+        raise InvalidCharge(f"family is {choice(value, FAMILIES)}, or give a charge such as mq.Scale(…)")
     return FAMILIES[name]
 
 

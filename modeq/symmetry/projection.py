@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import sympy as sp
 
-from modeq.errors import InvalidMethod, InvalidOrder, InvalidSetting, NoClosedLaw
+from modeq.errors import InvalidMethod, InvalidOrder, InvalidSetting, NoClosedLaw, choice
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.minibatches import ExpectedEpoch
 from modeq.symbolic.equation import modified_equation
@@ -85,7 +85,7 @@ def project(
     """
     kind = family_of(family)
     if variant not in get_args(Variant):
-        raise InvalidSetting(f"variant is {variant!r}: give 'corrected' or 'article'")
+        raise InvalidSetting(f"variant is {choice(variant, get_args(Variant))}")
     source = _source(equation, order, form)
     _require_names(source)
     if isinstance(source, BSeriesField):
@@ -113,7 +113,7 @@ def _source(equation: Any, order: int | None, form: Any) -> BSeriesField | TimeD
         )
     name = "field" if form is None else form
     if name not in get_args(FormName):
-        raise InvalidSetting(f"form is {form!r}: give 'field', 'time' or 'phase'")
+        raise InvalidSetting(f"form is {choice(form, get_args(FormName))}")
     derived: BSeriesField | TimeDerivativeForm | PhaseSpaceForm = _DERIVED[name](
         equation, 2 if order is None else order
     )

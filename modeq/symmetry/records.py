@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeq.errors import Diverged, InvalidCharge, InvalidSetting, MissingDependency, NoClosedLaw
+from modeq.errors import Diverged, InvalidCharge, InvalidSetting, MissingDependency, NoClosedLaw, choice
 
 Array = NDArray[np.float64]
 
@@ -95,7 +95,7 @@ class ChargeRecord:
         if self.matrices is None:
             raise InvalidCharge(f"charge {self.name!r} is no whole matrix: read its entries, measured and predicted")
         if law is not None and law not in self.predicted:
-            raise NoClosedLaw(f"no law {law!r}; choose one of {', '.join(self.predicted)}")
+            raise NoClosedLaw(f"law is {choice(law, self.predicted)}")
         values = self.measured if law is None else self.predicted[law]
         heads, size = self.matrices
         row, column = np.triu_indices(size)
@@ -136,7 +136,7 @@ class ChargeRecord:
             If the charge, or its prediction, left the finite numbers.
         """
         if law not in self.predicted:
-            raise NoClosedLaw(f"no law {law!r}; choose one of {', '.join(self.predicted)}")
+            raise NoClosedLaw(f"law is {choice(law, self.predicted)}")
         bad = ~np.isfinite(self.measured).all(axis=1)
         if bad.any():
             raise Diverged(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from modeq.errors import InvalidCharge
+from modeq.errors import InvalidCharge, choice
 from modeq.symmetry.shapes import operation
 
 
@@ -47,7 +47,7 @@ def loss_function(loss: Any) -> Callable[[Any, Any], Tensor]:
     if callable(loss):
         return loss  # type: ignore[no-any-return]
     if not isinstance(loss, str) or loss not in LOSSES:
-        raise InvalidCharge(f"loss is {loss!r}: give one of {list(LOSSES)}, or a callable on (output, target)")
+        raise InvalidCharge(f"loss is {choice(loss, LOSSES)}, or give a callable on (output, target)")
     return LOSSES[loss]
 
 

@@ -103,7 +103,9 @@ class Verification(Sequence[Verified]):
         lines = [f"{'charge':{width}}  gradient  of ε      Hessian   action    with a part left out"]
         for e in self._entries:
             of_epsilon = {0.0: "exact"}.get(e.predicted, f"{e.predicted:.1e}").replace("nan", "unknown").ljust(8)
-            numbers = f"{e.gradient:.1e}   {of_epsilon}  {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}"
+            numbers = f"{e.gradient:.1e}   {of_epsilon}  {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}".replace(
+                "nan", "–"
+            )
             lines.append(f"{e.charge.name:{width}}  {numbers}")
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modeq as mq
-from modeq.cli import main
+from modeq.cli.main import main
 from modeq.numeric.comparison_result import _best
 
 X, Y = sp.symbols("x y")
@@ -291,7 +291,7 @@ def test_a_command_that_is_killed_within_a_flow_goes_on_there(tmp_path):
         stored = json.loads((tmp_path / name / "comparison.json").read_text())
         return {key: value for key, value in stored.items() if key != "settings"}
 
-    killed = subprocess.Popen([sys.executable, "-m", "modeq.cli", *arguments("killed")])
+    killed = subprocess.Popen([sys.executable, "-m", "modeq", *arguments("killed")])
     deadline = time.monotonic() + 60
     while segments("killed", "flow/") < 3 and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)

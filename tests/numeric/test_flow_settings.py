@@ -29,7 +29,7 @@ def flow(form, problem=PROBLEM, start=(1.0,), **options):
 @pytest.mark.parametrize(
     "form, options, message",
     [
-        (FIELD, {"field": "sympy"}, "field is 'sympy': give 'auto', 'lambdify', 'autodiff' or 'gradients'"),
+        (FIELD, {"field": "sympy"}, "field is 'sympy': choose from auto, lambdify, autodiff, gradients"),
         (TIME, {"field": "autodiff"}, "field is 'autodiff': TimeDerivativeForm.* takes 'auto' or 'gradients'"),
         (STATE, {"field": "gradients"}, "field is 'gradients': StateSpaceForm.* takes 'auto' or 'autodiff'"),
         (SCHEDULED, {"field": "lambdify"}, "field is 'lambdify': ScheduledEquation.* takes 'auto' or 'autodiff'"),

@@ -73,7 +73,7 @@ def test_a_wide_convolutional_network():
 
 @pytest.mark.parametrize("build", [digits_cnn, digits_mlp])
 def test_unknown_activations_are_refused(build):
-    with pytest.raises(InvalidProblem, match="activation is 'sign': choose one of relu, tanh, gelu, softplus"):
+    with pytest.raises(InvalidProblem, match="activation is 'sign': choose from relu, tanh, gelu, softplus"):
         build(activation="sign")
 
 
@@ -197,7 +197,7 @@ def test_standardised_digits():
 
 
 def test_unknown_splits_are_refused():
-    with pytest.raises(InvalidProblem, match="no split 'validation' of the digits; choose one of train, test, all"):
+    with pytest.raises(InvalidProblem, match="split is 'validation': choose from train, test, all"):
         digits("validation")
 
 

@@ -270,7 +270,10 @@ def test_seeds_by_name():
 
 
 REFUSED = [
-    (lambda: problems.by_name("rosenbruck"), "there is no problem 'rosenbruck': choose one of quadratic, .*digits-vit"),
+    (
+        lambda: problems.by_name("rosenbruck"),
+        "the problem is 'rosenbruck': did you mean rosenbrock. Choose from quadratic, .*digits-vit",
+    ),
     (lambda: problems.quadratic([]), r"eigenvalues are \[\]: give a sequence of real numbers"),
     (lambda: problems.quadratic("12"), "eigenvalues are '12': give a sequence of real numbers"),
     (lambda: problems.quadratic([1, "2"]), r"eigenvalues\[1\] is '2': give a real number"),
@@ -296,13 +299,13 @@ REFUSED = [
     (lambda: problems.noisy_quadratic(noise=[1, 2, 3]), r"noise is \[1, 2, 3\]: give a number from 0, or 2 of them"),
     (lambda: problems.noisy_quadratic(steps=1), "steps is 1: give an integer from 2"),
     (lambda: problems.dirac_gan(-1), "penalty is -1: give a number from 0"),
-    (lambda: problems.linear_regression("iris"), "data is 'iris': choose 'diabetes'"),
-    (lambda: problems.logistic_regression("iris"), "data is 'iris': choose 'breast cancer'"),
-    (lambda: problems.softmax_regression("iris"), "data is 'iris': choose 'digits'"),
+    (lambda: problems.linear_regression("iris"), "data is 'iris': choose from diabetes"),
+    (lambda: problems.logistic_regression("iris"), "data is 'iris': choose from breast cancer"),
+    (lambda: problems.softmax_regression("iris"), "data is 'iris': .*hoose from digits"),
     (lambda: problems.linear_regression(samples=443), "samples is 443: there are 442"),
     (lambda: problems.linear_regression(samples=0), "samples is 0: give a positive integer"),
     (lambda: problems.linear_regression(samples=4, batch_size=5), "batch_size is 5: there are 4 samples"),
-    (lambda: problems.digits_mlp(activation="step"), "activation is 'step': choose one of relu, tanh, gelu, softplus"),
+    (lambda: problems.digits_mlp(activation="step"), "activation is 'step': choose from relu, tanh, gelu, softplus"),
     (lambda: problems.digits_cnn(seed=-1), "seed is -1: give an integer from 0"),
     (lambda: problems.digits_vit(heads=5), "heads is 5: give a divisor of dim = 12"),
 ]

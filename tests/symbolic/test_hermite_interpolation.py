@@ -137,5 +137,5 @@ def test_a_flow_with_a_double_pole_follows_the_iterates(two_variables):
 
 
 def test_an_unknown_expansion_is_refused():
-    with pytest.raises(mq.InvalidMethod, match="expansion is 'taylor': give one of 'derivatives', 'hermite', 'powers'"):
+    with pytest.raises(mq.InvalidMethod, match="expansion is 'taylor': choose from derivatives, hermite, powers"):
         mq.phase_space_form(mq.HeavyBall(0.9), 2, "taylor")

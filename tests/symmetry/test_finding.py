@@ -170,7 +170,7 @@ class Fails(torch.nn.Module):
             r"Linear fails on an input of the shapes \[\(1, 4\)",
         ),
         ((Fails(), torch.zeros(1, 3)), "Fails fails on an input .* KeyError: .no such thing"),
-        ((torch.nn.Linear(3, 2), torch.zeros(1, 3), "hinge"), "loss is 'hinge': give one of"),
+        ((torch.nn.Linear(3, 2), torch.zeros(1, 3), "hinge"), "loss is 'hinge': choose from"),
         ((torch.nn.Linear(3, 2), torch.zeros(1, 3), torch.nn.MSELoss()), "loss is a callable, and target is None"),
         ((torch.nn.Linear(3, 2, device="meta"), torch.zeros(1, 3), "mse"), "fails on an input|cannot be traced"),
     ],
@@ -260,7 +260,7 @@ def test_tokens_are_verified_with_the_loss_by_name():
     assert charges.generators == find_charges(net, tokens, "cross_entropy").generators == 171
     assert all(entry.passed(1e-12) for entry, found in zip(report, charges.found, strict=True) if found.exact)
     for loss in (["mse"], 3, "hinge"):
-        with pytest.raises(InvalidCharge, match="loss is .*: give one of"):
+        with pytest.raises(InvalidCharge, match="loss is .*: choose from"):
             verify(charges, net, loss, (tokens, labels))
 
 

@@ -303,7 +303,7 @@ def test_the_record_has_matrices_and_their_invariants(tmp_path):
     assert record.normaliser[-1].sum() / (SIZE * (SIZE + 1) / 2) == pytest.approx(
         float(squares[0][2 * WIDTH :].sum() + squares[1][2 * WIDTH :].sum() + squares[2].sum())
     )
-    with pytest.raises(NoClosedLaw, match="no law 'observed'; choose one of discrete"):
+    with pytest.raises(NoClosedLaw, match="law is 'observed': choose from discrete"):
         record.matrix("observed")
 
 

@@ -81,7 +81,7 @@ def test_a_false_charge_is_seen():
         ({"data": (torch.zeros(1, 3), torch.zeros(1, 3))}, "1 samples in batches of 1: give data for two"),
         ({"batch_size": 0}, "batch_size is 0: give"),
         ({"batch_size": True}, "batch_size is True: give"),
-        ({"loss": "hinge"}, "loss is 'hinge': give one of"),
+        ({"loss": "hinge"}, "loss is 'hinge': choose from"),
         ({"data": (torch.zeros(9, 7, dtype=F64), torch.zeros(9, dtype=torch.long))}, "fails on minibatches of 1: "),
         ({"data": (torch.full((9, 3), torch.nan, dtype=F64), torch.zeros(9, dtype=torch.long))}, "is not finite: give"),
         ({"charges": [Rescale("a", {"b": 0}, {"c": 0})]}, "has no parameter 'b'"),

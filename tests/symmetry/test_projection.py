@@ -197,7 +197,7 @@ def test_a_regime_is_asked_for_and_checked():
     law = mq.project(MOMENTUM, "scale", form="time")
     with pytest.raises(mq.InvalidSetting, match="regime is None, and whether"):
         law.solution()
-    with pytest.raises(mq.InvalidSetting, match="regime is 'none': give 'under', 'critical' or 'over'"):
+    with pytest.raises(mq.InvalidSetting, match="regime is 'none': choose from under, critical, over"):
         law.solution("none")
     with pytest.raises(mq.InvalidSetting, match="it is 'over'"):
         mq.project(mq.HeavyBall(beta), "scale", form="time").solution("under")
@@ -268,9 +268,9 @@ def test_pairings_are_symmetric_functions_of_time():
     "arguments, error, message",
     [
         (("descent", "scale"), mq.InvalidMethod, "'descent' is no method, nor an equation"),
-        ((PLAIN, "rotation"), mq.InvalidCharge, "family is 'rotation': give 'translation', 'scale' or 'rescale'"),
+        ((PLAIN, "rotation"), mq.InvalidCharge, "family is 'rotation': choose from translation, scale, rescale"),
         ((PLAIN, "scale", 0), mq.InvalidOrder, "order is 0"),
-        ((PLAIN, "scale", 2, "space"), mq.InvalidSetting, "form is 'space': give 'field', 'time' or 'phase'"),
+        ((PLAIN, "scale", 2, "space"), mq.InvalidSetting, "form is 'space': choose from field, time, phase"),
         ((PLAIN, "scale", 2, "field", "theirs"), mq.InvalidSetting, "variant is 'theirs'"),
         ((mq.modified_equation(PLAIN, 3), "scale", 2), mq.InvalidOrder, "order is 2, but"),
         ((mq.modified_equation(PLAIN, 3), "scale", None, "time"), mq.InvalidSetting, "form is 'time', but"),

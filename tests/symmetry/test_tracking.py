@@ -418,7 +418,7 @@ def test_the_article_has_no_nesterov(train):
     assert np.isfinite(tracker.record["unit"].predicted["corrected"]).all()
     with pytest.raises(NoClosedLaw, match="charge 'unit': the article has no law for Nesterov"):
         tracker.residual("article")
-    with pytest.raises(NoClosedLaw, match="no law 'exact'; choose one of discrete, article, corrected, with_defect"):
+    with pytest.raises(NoClosedLaw, match="law is 'exact': choose from discrete, article, corrected, with_defect"):
         tracker.residual("exact")
 
 
@@ -454,7 +454,7 @@ def test_under_other_optimizers_what_the_updates_change_is_added_up(name):
     assert max(tracker.residual("observed").values()) < 1e-13
     record = tracker.record["unit"]
     assert abs(record.measured[-1] - record.measured[0]).max() > 1e-4  # it moved
-    with pytest.raises(NoClosedLaw, match="no law 'discrete'; choose one of observed"):
+    with pytest.raises(NoClosedLaw, match="law is 'discrete': choose from observed"):
         tracker.residual()
     kind = type(optimizer).__name__
     assert f"Scale 'unit': measured under {kind}, without a prediction" in tracker.explain()["unit"]

@@ -121,7 +121,7 @@ def test_some_laws():
     tracker = steps(module, optimizer, 10, laws=["discrete"])
     assert list(tracker.record["unit"].predicted) == ["discrete"]
     assert max(tracker.residual().values()) < 1e-13
-    with pytest.raises(NoClosedLaw, match="no law 'article'; choose one of discrete"):
+    with pytest.raises(NoClosedLaw, match="law is 'article': choose from discrete"):
         tracker.residual("article")
     with pytest.raises(NoClosedLaw, match=r"an explanation needs the laws .* \['with_defect'\] are not followed"):
         tracker.explain()

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from modeq.errors import InvalidProblem
+from modeq.errors import InvalidProblem, choice
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "softplus": nn.Softplus}
 
@@ -84,7 +84,7 @@ def activation_layer(name: str) -> type[nn.Module]:
     Tanh()
     """
     if name not in ACTIVATIONS:
-        raise InvalidProblem(f"activation is {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+        raise InvalidProblem(f"activation is {choice(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
