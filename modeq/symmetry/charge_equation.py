@@ -39,12 +39,15 @@ class ChargeEquation:
     derivatives of θ (the other forms), as sympy functions of t. 𝒜 is I_A for a scale, I_{A₁} − I_{A₂} for a
     rescale; the equations hold for every symmetric 𝒜 along which the loss does not change.
 
+    Of a matrix charge the equation is one for each entry, with y = M = UᵀU − VᵀV and ⟨a, b⟩_M the symmetric part of
+    a_Uᵀb_U − a_Vᵀb_V; or y = R = ⟨θ, θ'⟩_R, with ⟨a, b⟩_R = a_Uᵀb_U + a_Vᵀb_V less its transpose.
+
     Attributes
     ----------
     source : the equation that was projected
     family : the family of charges, with its ``.name`` and ``.letter``
     variant : "corrected" or "article"
-    coefficients : (a_0, …, a_m), exact, with a_m = 1; for m = 1 a_0 is the rate of decay
+    coefficients : (a_0, …, a_m), exact, with a_m = 1; for m = 1 a_0 is the rate of decay, for m = 0 the data are y
     time_unit : t in units of h·n, 1 but for equations from :meth:`in_time`
 
     Examples
@@ -76,7 +79,7 @@ class ChargeEquation:
 
     @property
     def charge(self) -> sp.Expr:
-        """The charge as a function of the time, N(t) or S(t)."""
+        """The charge as a function of the time, N(t), say."""
         return sp.Function(self.family.letter)(t)
 
     @property
@@ -151,7 +154,8 @@ class ChargeEquation:
         """
         first = sp.Symbol(f"{self.family.letter}_0")
         if self.variant == "article":
-            return {symbol: first if k == 0 else sp.Integer(0) for k, symbol in enumerate(self.initial)}
+            at_rest = {symbol: sp.Integer(0) for symbol in self.initial}
+            return at_rest if self.family.derivatives else {**at_rest, self.initial[0]: first}
         values = initial_values(self._start_vectors(), self.family, first)
         if len(values) < len(self.initial):
             raise NoClosedLaw(
@@ -159,7 +163,9 @@ class ChargeEquation:
                 "others, or take a lower order"
             )
         pairs = zip(self.initial, values, strict=False)
-        return {symbol: value / self.time_unit**k for k, (symbol, value) in enumerate(pairs)}
+        return {
+            symbol: value / self.time_unit ** (k + self.family.derivatives) for k, (symbol, value) in enumerate(pairs)
+        }
 
     def _start_vectors(self) -> tuple[BSeries, ...]:
         source = self.source
@@ -220,9 +226,9 @@ class ChargeEquation:
         factor = exact(unit, "unit")
         if factor == 0:
             raise InvalidSetting("unit is 0: give how much of the new time passes in a unit of h·n")
-        top = len(self.coefficients) - 1
+        top, own = len(self.coefficients) - 1, self.family.derivatives
         terms = {
-            (pairing, j): tidied(c * factor ** (j + sum(v.derivatives for v in pairing.vectors) - top))
+            (pairing, j): tidied(c * factor ** (j + sum(v.derivatives for v in pairing.vectors) - top - own))
             for (pairing, j), c in self.projected.terms.items()
         }
         coefficients = tuple(tidied(a * factor ** (k - top)) for k, a in enumerate(self.coefficients))
@@ -232,15 +238,15 @@ class ChargeEquation:
         return replace(self, projected=projected, time_unit=total)
 
     def on(self, loss: Any, variables: Any, weights: Any, h: Any = default_step) -> sp.Expr:
-        """Return N' (or S') at the parameters of a concrete loss, the data written out; for the field form.
+        """Return N' (or S', M', R) at the parameters of a concrete loss, the data written out; for the field form.
 
         Parameters
         ----------
         loss : sympy expression, or a list of them for a method with several fields
         variables : sequence of sympy symbols
             The parameters θ.
-        weights : sequence of numbers, one for each variable
-            The entries of 1_A, or the diagonal of 𝒜.
+        weights : sequence of numbers, one for each variable, or a square matrix
+            The entries of 1_A, or the diagonal of 𝒜; or the whole 𝒜, symmetric, antisymmetric for a rotation.
         h : symbol or number
             The learning rate.
 
@@ -258,6 +264,14 @@ class ChargeEquation:
         >>> law = mq.project(mq.GradientDescent(), "rescale")
         >>> law.on((x * y - 1)**2 / 2, [x, y], [1, -1])
         h*(-x**2*(x*y - 1)**2 + y**2*(x*y - 1)**2)
+
+        An entry beside the diagonal of M, of U = (x, y) and V = (z, w), with X = (E₁₂ + E₂₁)/2:
+
+        >>> z, w, half = *sp.symbols("z w"), sp.Rational(1, 2)
+        >>> weights = [[0, half, 0, 0], [half, 0, 0, 0], [0, 0, 0, -half], [0, 0, -half, 0]]
+        >>> law = mq.project(mq.GradientDescent(), "general_linear")
+        >>> sp.factor(law.on((x * z + y * w - 1)**2 / 2, [x, y, z, w], weights))
+        -h*(-w*z + x*y)*(w*y + x*z - 1)**2
         """
         if isinstance(self.source, PathForm):
             raise NoClosedLaw(f"{self!r} has time derivatives of θ among its data; use form='field'")
@@ -292,8 +306,9 @@ class ChargeEquation:
         """
         letter, charge = self.family.letter, self.family.charge
         what = f"${letter} = {charge.latex}$" if latex else f"{letter} = {charge.text}"
-        solved = solution_step(letter, self.coefficients, self._data if self.projected.terms else None)
-        steps = (*self.projected.steps, Step(f"Together, for {what}", (self._written,)), solved)
+        steps = (*self.projected.steps, Step(f"Together, for {what}", (self._written,)))
+        if self.initial:
+            steps = (*steps, solution_step(letter, self.coefficients, self._data if self.projected.terms else None))
         return as_latex(steps) if latex else as_text(steps)
 
     @property

@@ -19,7 +19,7 @@ class LinearEquation:
 
     Attributes
     ----------
-    coefficients : (a_0, …, a_m)
+    coefficients : (a_0, …, a_m); for m = 0 the forcing is y
     forcing : expression in t
     initial : (y(0), y'(0), …, y⁽ᵐ⁻¹⁾(0))
 
@@ -46,6 +46,8 @@ class LinearEquation:
 
     def solution(self, regime: Regime | None) -> sp.Expr:
         """Return y(t): the free motion, and the integral of the forcing with the response to a unit impulse."""
+        if len(self.coefficients) == 1 and regime is None:
+            return self.forcing
         if len(self.coefficients) != 3:
             if regime is not None:
                 raise InvalidSetting(

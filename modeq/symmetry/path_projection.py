@@ -5,7 +5,12 @@ a_k. With N = θᵀ𝒜θ the product rule gives
 
     2⟨𝒜θ, θ⁽ᵏ⁾⟩ = Σ_j (−1)ʲ k/(k − j) C(k − j, j) (d/dt)^{k−2j} ⟨θ⁽ʲ⁾, θ⁽ʲ⁾⟩_𝒜,
 
-which is how the power sum xᵏ + yᵏ is written in x + y and xy. Since ⟨𝒜θ, g⟩ = 0 along the whole path,
+which is how the power sum xᵏ + yᵏ is written in x + y and xy. With the antisymmetric pairing of a rotation
+
+    ⟨θ, θ⁽ᵏ⁾⟩_R = Σ_j (−1)ʲ C(k − 1 − j, j) (d/dt)^{k−1−2j} ⟨θ⁽ʲ⁾, θ⁽ʲ⁺¹⁾⟩_R,
+
+as (yᵏ − xᵏ)/(y − x) is written, and the equation of R = ⟨θ, θ'⟩_R is of an order less. Since ⟨𝒜θ, g⟩ = 0 along the
+whole path,
 
     ⟨𝒜θ, (d/dt)ᵏ g⟩ = Σ_{i ≥ 1} (−1)ⁱ C(k, i) (d/dt)^{k−i} ⟨θ⁽ⁱ⁾, g⟩_𝒜.
 """
@@ -59,14 +64,21 @@ def sides(form: PathForm) -> tuple[list[sp.Expr], list[sp.Expr]]:
     return left, right
 
 
-def product_rule(k: int) -> list[tuple[int, int, int]]:
-    """Return 2⟨𝒜θ, θ⁽ᵏ⁾⟩ as (factor, j, derivatives) of factor·(d/dt)^derivatives ⟨θ⁽ʲ⁾, θ⁽ʲ⁾⟩_𝒜.
+def product_rule(k: int, family: Family) -> list[tuple[int, int, int]]:
+    """Return 2⟨𝒜θ, θ⁽ᵏ⁾⟩, or ⟨θ, θ⁽ᵏ⁾⟩_R, as (factor, j, derivatives) of factor·(d/dt)^derivatives ⟨θ⁽ʲ⁾, θ⁽ʲ⁾⟩_𝒜.
+
+    Of ⟨θ⁽ʲ⁾, θ⁽ʲ⁺¹⁾⟩_R for a rotation. The first, j = 0, is of the charge.
 
     Examples
     --------
-    >>> product_rule(2), product_rule(3)
+    >>> from modeq.symmetry.pairings import FAMILIES
+    >>> product_rule(2, FAMILIES["scale"]), product_rule(3, FAMILIES["scale"])
     ([(1, 0, 2), (-2, 1, 0)], [(1, 0, 3), (-3, 1, 1)])
+    >>> product_rule(2, FAMILIES["rotation"]), product_rule(3, FAMILIES["rotation"])
+    ([(1, 0, 1)], [(1, 0, 2), (-1, 1, 0)])
     """
+    if family.degree == 0:
+        return [((-1) ** j * comb(k - 1 - j, j), j, k - 1 - 2 * j) for j in range((k + 1) // 2)]
     if k == 0:
         return [(2, 0, 0)]
     return [((-1) ** j * k * comb(k - j, j) // (k - j), j, k - 2 * j) for j in range(k // 2 + 1)]
@@ -75,32 +87,39 @@ def product_rule(k: int) -> list[tuple[int, int, int]]:
 def project_path(form: PathForm, family: Family) -> Projected:
     """Return the equation of the charge along the path of a form, and how it was found."""
     left, right = sides(form)
-    coefficients = list(left)
+    coefficients = left[family.derivatives :]
     terms: dict[tuple[Pairing, int], list[sp.Expr]] = defaultdict(list)
-    if family.degree == 2:
-        coefficients[0] = 2 * left[0]
+    if family.degree != 1:
+        coefficients[0] *= family.degree or 1
         for k, a in enumerate(left):
-            for factor, j, derivatives in product_rule(k)[1:]:
-                terms[_square(j), derivatives].append(-factor * a)
+            for factor, j, derivatives in product_rule(k, family)[1:]:
+                terms[_of_path(j, family), derivatives].append(-factor * a)
         for k, r in enumerate(right):
-            for i in range(1, k + 1):
-                terms[_with_gradient(i), k - i].append(-2 * (-1) ** i * comb(k, i) * r)
+            for factor, pairing, derivatives in _gradient_rule(k, family):
+                terms[pairing, derivatives].append(-(family.degree or 1) * factor * r)
     lead = coefficients[-1]
     summed = {key: tidied(sp.Add(*parts) / lead) for key, parts in terms.items()}
     steps = (
         Step("The form, in the time t = h·n", (_written_form(left, right),)),
         Step("The symmetry, along the path", _identities(len(right), family)),
-        *([] if family.degree == 1 else [Step("The product rule", _rules(len(left)))]),
+        *([] if family.degree == 1 else [Step("The product rule", _rules(len(left), family))]),
     )
     return Projected(tuple(tidied(a / lead) for a in coefficients), {k: v for k, v in summed.items() if v != 0}, steps)
 
 
-def _square(j: int) -> Pairing:
-    return Pairing(Vector.path(j), Vector.path(j), t)
+def _of_path(j: int, family: Family) -> Pairing:
+    """⟨θ⁽ʲ⁾, θ⁽ʲ⁾⟩_𝒜, or ⟨θ⁽ʲ⁾, θ⁽ʲ⁺¹⁾⟩_R."""
+    return family.pairing(Vector.path(j), Vector.path(j + family.derivatives), t)
 
 
-def _with_gradient(i: int) -> Pairing:
-    return Pairing(GRADIENT, Vector.path(i), t)
+def _gradient_rule(k: int, family: Family) -> list[tuple[sp.Expr, Pairing, int]]:
+    """⟨𝒜θ, (d/dt)ᵏ g⟩ as (factor, pairing, derivatives)."""
+    if family.degree == 1:
+        return []
+    return [
+        (sp.Integer(family.pairing.sign * (-1) ** i * comb(k, i)), family.pairing(GRADIENT, Vector.path(i), t), k - i)
+        for i in range(1, k + 1)
+    ]
 
 
 def _written_form(left: list[sp.Expr], right: list[sp.Expr]) -> Written:
@@ -111,38 +130,27 @@ def _written_form(left: list[sp.Expr], right: list[sp.Expr]) -> Written:
 
 
 def _identities(count: int, family: Family) -> tuple[Written, ...]:
-    generator, lines = family.generator, []
+    lines = list(family.definition)
     for k in range(count):
-        gradient = differentiated(Written("g", "g"), k)
-        terms = [
-            (sp.Integer((-1) ** i * comb(k, i)), differentiated(_with_gradient(i).written, k - i))
-            for i in range(1, k + 1)
-        ]
-        value = written_sum(terms if family.degree == 2 else [])
-        lines.append(
-            Written(
-                f"⟨{generator.text},{gradient.text}⟩ = {value.text}",
-                rf"\langle {generator.latex},{gradient.latex}\rangle = {value.latex}",
-            )
-        )
+        left = family.along(differentiated(Written("g", "g"), k))
+        right = written_sum([(c, differentiated(p.written, n)) for c, p, n in _gradient_rule(k, family)])
+        lines.append(Written(f"{left.text} = {right.text}", f"{left.latex} = {right.latex}"))
     return tuple(lines)
 
 
-def _rules(count: int) -> tuple[Written, ...]:
-    lines = []
-    for k in range(count):
+def _rules(count: int, family: Family) -> tuple[Written, ...]:
+    lines, twice = [], str(family.degree or "")
+    for k in range(family.derivatives, count):
         terms = [
             (
                 sp.Integer(factor),
-                primed("N", derivatives) if j == 0 else differentiated(_square(j).written, derivatives),
+                primed(family.letter, derivatives)
+                if j == 0
+                else differentiated(_of_path(j, family).written, derivatives),
             )
-            for factor, j, derivatives in product_rule(k)
+            for factor, j, derivatives in product_rule(k, family)
         ]
-        value, vector = written_sum(terms), Vector.path(k)
-        lines.append(
-            Written(
-                f"2⟨𝒜θ,{vector.text}⟩ = {value.text}",
-                rf"2\langle\mathcal{{A}}\theta,{vector.latex}\rangle = {value.latex}",
-            )
-        )
+        vector = Vector.path(k)
+        left, right = family.along(Written(vector.text, vector.latex)), written_sum(terms)
+        lines.append(Written(f"{twice}{left.text} = {right.text}", f"{twice}{left.latex} = {right.latex}"))
     return tuple(lines)

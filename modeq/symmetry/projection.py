@@ -38,11 +38,21 @@ def project(
     Every elementary differential is projected, at any order: ⟨𝒜θ, F(τ)⟩ = −Σ_i ⟨F(τ_i), F(τ without τ_i)⟩_𝒜 over the
     root's children τ_i, and 0 for a translation.
 
+    Where the loss sees U and V only as UVᵀ, these are the equations of each entry of M = UᵀU − VᵀV ("general_linear"),
+    with the symmetric part of a_Uᵀb_U − a_Vᵀb_V for ⟨a, b⟩. Antisymmetric X have an antisymmetric pairing, for which N
+    is 0; they have the equation of the angular momentum R = ⟨θ, θ'⟩_R = Uᵀθ'_U + Vᵀθ'_V less its transpose
+    ("rotation"), which is of one order less in time:
+
+        R' = −2(1 − β)/(h(1 + β)) R  (time form of order 2),    R' = ln β/h R  (phase-space form of order 1)
+
+    under heavy ball, whatever the data. In the field form, and where a form leaves no velocity to choose, R is no
+    unknown but a function of θ, and of order h²: the equation has no derivative.
+
     Parameters
     ----------
     equation : GeneralLinearMethod or ExpectedEpoch, or an equation already derived from one
         ModifiedEquation or another BSeriesField, ExpectedEquation, TimeDerivativeForm, PhaseSpaceForm.
-    family : {"translation", "scale", "rescale"}, or a charge, or the class of one
+    family : {"translation", "scale", "rescale", "general_linear", "rotation"}, or a charge, or the class of one
     order : positive int, optional
         The truncation order of the equation to derive from a method, 2 by default, which is the first order in h;
         1 is the gradient flow.
@@ -51,7 +61,8 @@ def project(
         :func:`phase_space_form`.
     variant : {"corrected", "article"}
         "article" are the laws as published. In the field form, weight decay is left out of the terms in h; in the
-        time-derivative form of order 2 the time is h(1 − α)n, and the oscillator starts at rest.
+        time-derivative form of order 2 the time is h(1 − α)n, and the oscillator starts at rest. The article has no
+        matrices, but each entry of M is a quadratic charge of its own, and R follows from its equation of motion.
 
     Returns
     -------
@@ -72,7 +83,8 @@ def project(
     Notes
     -----
     Source: Kunin, Sagastuy-Breña, Ganguli, Yamins, Tanaka 2021 (arXiv 2012.04728), equations 18 to 20 and the laws
-    with momentum, there to first order in h without terms of order hλ².
+    with momentum, there to first order in h without terms of order hλ². Marcotte, Gribonval, Peyré 2023 (arXiv
+    2307.00144) for M along gradient flow; Tanaka, Kunin 2021 (arXiv 2105.02716) for what momentum makes of charges.
 
     Examples
     --------
@@ -82,6 +94,10 @@ def project(
     S' = -lambda·S - h*lambda**2/2·S - h**2*lambda**3/3·S - h**3*lambda**4/4·S
     >>> print(mq.project(mq.HeavyBall(momentum=beta).with_weight_decay(lam), "scale", form="time"))
     N'' + 2*(1 - beta)/(h*(beta + 1))·N' + 4*lambda/(h*(beta + 1))·N = 2·⟨θ',θ'⟩_𝒜
+    >>> print(mq.project(mq.GradientDescent().with_weight_decay(lam), "general_linear"))
+    M' = -2*lambda·M - h*lambda**2·M + h·⟨g,g⟩_M
+    >>> print(mq.project(mq.HeavyBall(momentum=beta).with_weight_decay(lam), "rotation", form="time"))
+    R' = -2*(1 - beta)/(h*(beta + 1))·R
     """
     kind = family_of(family)
     if variant not in get_args(Variant):

@@ -17,7 +17,17 @@ from modeq.symbolic.fields_and_maps import series_of
 from modeq.symbolic.rooted_trees import Tree
 from modeq.symmetry.charge_solutions import t
 from modeq.symmetry.derivations import Projected, Step, tidied
-from modeq.symmetry.pairings import Alphabet, Combination, Family, added, along_generator, paired, written_sum
+from modeq.symmetry.pairings import (
+    Alphabet,
+    Combination,
+    Decay,
+    Family,
+    added,
+    along_generator,
+    of_theta,
+    paired,
+    written_sum,
+)
 
 THETA_0 = sp.Symbol("theta_0")
 
@@ -32,22 +42,22 @@ def with_plain_decay(series: BSeries) -> BSeries:
 
 
 def project_series(series: BSeries, family: Family) -> Projected:
-    """Return y' of the charge along a field, y = ⟨1_A, θ⟩ or θᵀ𝒜θ, and how each term was found."""
+    """Return y' of the charge along a field, or R = ⟨θ, θ'⟩_R of a rotation itself, and how each term was found."""
     decay, alphabet = series.decay, Alphabet.of(series)
     weights: dict[Tree, dict[int, list[sp.Expr]]] = defaultdict(lambda: defaultdict(list))
     for tree, value in series.items():
         if value != 0:
             factor, reduced = contracted(tree, decay)
             weights[reduced][tree.order - series.offset].append(factor * value / tree.symmetry)
-    combinations = {tree: along_generator(tree, decay, family.degree) for tree in weights}
+    combinations = {tree: along_generator(tree, decay, family) for tree in weights}
     powers: dict[Any, dict[int, list[sp.Expr]]] = defaultdict(lambda: defaultdict(list))
     for tree, by_power in weights.items():
         for pair, value in combinations[tree].items():
             for power, parts in by_power.items():
-                powers[pair][power].append(family.degree * value * sp.Add(*parts))
+                powers[pair][power].append((family.degree or 1) * value * sp.Add(*parts))
     rate, terms = sp.Integer(0), {}
     for pair, by_power in powers.items():
-        factor, pairing = (sp.Integer(-1), None) if pair is None else alphabet.pairing(pair, t)
+        factor, pairing = (sp.Integer(-1), None) if pair is None else alphabet.pairing(pair, family, t)
         value = sp.Add(*(h**power * tidy(factor * sp.Add(*parts)) for power, parts in by_power.items()))
         if pairing is None:
             rate = value
@@ -58,7 +68,9 @@ def project_series(series: BSeries, family: Family) -> Projected:
         Step("The symmetry, differentiated", _identities(family, series.order)),
         Step("Each term on the generator", _on_generator(combinations, family, alphabet)),
     )
-    return Projected((rate, sp.Integer(1)), terms, steps)
+    # R is a function of θ along a field, so that there is nothing to solve
+    coefficients = (sp.Integer(1),) if family.degree == 0 else (rate, sp.Integer(1))
+    return Projected(coefficients, terms, steps)
 
 
 def _identities(family: Family, order: int) -> tuple[Written, ...]:
@@ -69,21 +81,22 @@ def _identities(family: Family, order: int) -> tuple[Written, ...]:
             Written("∇^kL[1_A,…] = 0", r"\nabla^kL[1_A,\dots] = 0"),
         ]
     else:
+        along, sign = family.along(Written("g", "g")), "-" if family.pairing.sign > 0 else ""
         lines = [
-            Written("⟨𝒜θ,g⟩ = 0", r"\langle\mathcal{A}\theta,g\rangle = 0"),
-            Written("H 𝒜θ = -𝒜g", r"H\mathcal{A}\theta = -\mathcal{A}g"),
+            Written(f"{along.text} = 0", f"{along.latex} = 0"),
+            Written(f"H 𝒜θ = {sign}𝒜g", rf"H\mathcal{{A}}\theta = {sign}\mathcal{{A}}g"),
             Written(
                 "∇^kL[𝒜θ,u,v,…] = -∇^(k-1)L[𝒜u,v,…] - ∇^(k-1)L[u,𝒜v,…] - …",
                 r"\nabla^kL[\mathcal{A}\theta,u,v,\dots] = "
                 r"-\nabla^{k-1}L[\mathcal{A}u,v,\dots] - \nabla^{k-1}L[u,\mathcal{A}v,\dots] - \dots",
             ),
         ]
-    return tuple(lines[:order])
+    return (*family.definition, *lines[:order])
 
 
 def _on_generator(combinations: dict[Tree, Combination], family: Family, alphabet: Alphabet) -> tuple[Written, ...]:
     lines = []
-    charge, generator = Written(family.letter, family.letter), family.generator
+    charge = Written(family.letter, family.letter)
     for tree, combination in combinations.items():
         factor, vector = alphabet.vector(tree)
         terms = []
@@ -91,46 +104,44 @@ def _on_generator(combinations: dict[Tree, Combination], family: Family, alphabe
             if pair is None:
                 terms.append((sp.cancel(value / factor), charge))
             else:
-                scale, pairing = alphabet.pairing(pair, t)
+                scale, pairing = alphabet.pairing(pair, family, t)
                 terms.append((sp.cancel(value * scale / factor), pairing.written))
-        right = written_sum(terms)
-        lines.append(
-            Written(
-                f"⟨{generator.text},{vector.text}⟩ = {right.text}",
-                rf"\langle {generator.latex},{vector.latex}\rangle = {right.latex}",
-            )
-        )
+        left, right = family.along(Written(vector.text, vector.latex)), written_sum(terms)
+        lines.append(Written(f"{left.text} = {right.text}", f"{left.latex} = {right.latex}"))
     return tuple(lines)
 
 
 def initial_values(vectors: Sequence[BSeries], family: Family, charge: sp.Symbol) -> list[sp.Expr]:
     """Return y(0), y'(0), … from θ(0) − θ₀, θ'(0), … as B-series at θ₀: in the charge and pairings of θ₀.
 
-    Each y⁽ᵐ⁾(0) = Σ_i C(m, i) ⟨θ⁽ⁱ⁾, θ⁽ᵐ⁻ⁱ⁾⟩_𝒜 is cut where the series are.
+    Each y⁽ᵐ⁾(0) = Σ_i C(m, i) ⟨θ⁽ⁱ⁾, θ⁽ᵐ⁺ᵈ⁻ⁱ⁾⟩_𝒜, with d = 1 for a rotation and else 0, is cut where the series are.
     """
     order = max(series.order for series in vectors)
     alphabet = Alphabet.of(vectors[-1])
     expanded = [_expanded(series, k) for k, series in enumerate(vectors)]
     result = []
-    for m in range(len(vectors)):
+    for m in range(len(vectors) - family.derivatives):
+        top = m + family.derivatives
         parts: dict[int, list[tuple[sp.Expr, Combination]]] = defaultdict(list)
         if family.degree == 1:
             for tree, weight in expanded[m]:
-                combination = {None: sp.Integer(1)} if tree is None else along_generator(tree[1], alphabet.decay, 1)
+                combination = (
+                    {None: sp.Integer(1)} if tree is None else along_generator(tree[1], alphabet.decay, family)
+                )
                 parts[tree[0] if tree else 0].append((weight, combination))
         else:
             for i in range(m + 1):
                 for u, a in expanded[i]:
-                    for v, b in expanded[m - i]:
+                    for v, b in expanded[top - i]:
                         size = (u[0] if u else 0) + (v[0] if v else 0)
                         if size <= order:
-                            product = _inner(u and u[1], v and v[1], alphabet)
+                            product = _inner(u and u[1], v and v[1], alphabet.decay, family)
                             parts[size].append((comb(m, i) * a * b, product))
         total = []
         for size, given in parts.items():
             for pair, value in added(given).items():
-                factor, atom = (sp.Integer(1), charge) if pair is None else alphabet.pairing(pair, THETA_0)
-                total.append(h ** (size - m) * tidied(factor * value) * atom)
+                factor, atom = (sp.Integer(1), charge) if pair is None else alphabet.pairing(pair, family, THETA_0)
+                total.append(h ** (size - top) * tidied(factor * value) * atom)
         result.append(sp.Add(*total))
     return result
 
@@ -147,22 +158,22 @@ def _expanded(series: BSeries, derivative: int) -> list[tuple[Placed, sp.Expr]]:
     return terms
 
 
-def _inner(u: Tree | None, v: Tree | None, alphabet: Alphabet) -> Combination:
-    if u is None and v is None:
-        return {None: sp.Integer(1)}
-    if u is None or v is None:
-        return along_generator(v if u is None else u, alphabet.decay, 2)
-    return paired(u, v, alphabet.decay)
+def _inner(u: Tree | None, v: Tree | None, decay: Decay, family: Family) -> Combination:
+    if u is None:
+        return of_theta(family) if v is None else along_generator(v, decay, family)
+    if v is None:
+        return added([(sp.Integer(family.pairing.sign), along_generator(u, decay, family))])
+    return paired(u, v, decay, family)
 
 
 def explicit_rate(
     series: BSeries, projected: Projected, family: Family, loss: Any, variables: Any, weights: Any, step: Any
 ) -> sp.Expr:
-    """Return y' on a concrete loss, with the charge and the pairings written out."""
+    """Return y' on a concrete loss, or R for a rotation, with the charge and the pairings written out."""
     fields, symbols = concrete_fields(loss, variables, series)
     number = checked_step(step, symbols)
-    entries = _entries(weights, symbols)
-    generator = entries if family.degree == 1 else [w * v for w, v in zip(entries, symbols, strict=True)]
+    action = _action(weights, symbols, family)
+    generator = list(action if family.degree == 1 else action * sp.Matrix(symbols))
     signed = [
         symbols if colour in series.decay else tuple(-component for component in vector)
         for colour, vector in enumerate(fields)
@@ -172,24 +183,29 @@ def explicit_rate(
             _require_symmetry(gradient, generator, family)
     differentials = ExplicitDifferentials(signed, symbols)
     charge = sp.Add(*(x * v for x, v in zip(generator, symbols, strict=True)))
-    total = [-projected.coefficients[0] * charge]
+    total = [-a * charge for a in projected.coefficients[:-1]]
     for (pairing, _), value in projected.terms.items():
         u, v = (differentials.vector(vector.tree) for vector in pairing.vectors)
-        total.append(value * sp.Add(*(w * a * b for w, a, b in zip(entries, u, v, strict=True))))
+        total.append(value * (action * sp.Matrix(u)).dot(sp.Matrix(v)))
     return sp.Add(*total).subs(h, number)
 
 
-def _entries(weights: Any, symbols: Sequence[sp.Symbol]) -> list[sp.Expr]:
+def _action(weights: Any, symbols: Sequence[sp.Symbol], family: Family) -> sp.Matrix:
+    """Return 𝒜, or 1_A as a column."""
+    n, sign = len(symbols), family.pairing.sign
+    told = f"weights are {weights!r}: give one number for each of the {n} variables, not all 0, the "
+    told += "entries of 1_A" if family.degree == 1 else f"diagonal of 𝒜, or 𝒜 with its transpose {'-' * (sign < 0)}𝒜"
     try:
-        entries = [exact(w, "weights") for w in weights]
-    except TypeError as error:
-        raise InvalidCharge(f"weights are {weights!r}: give one number for each variable") from error
-    if len(entries) != len(symbols) or not any(entries):
-        raise InvalidCharge(
-            f"weights are {weights!r}: give one number for each of the {len(symbols)} variables, not all 0: the "
-            "entries of 1_A, or the diagonal of 𝒜"
-        )
-    return entries
+        matrix = sp.Matrix(weights).applyfunc(lambda w: exact(w, "weights"))
+    except (TypeError, ValueError) as error:
+        raise InvalidCharge(told) from error
+    shape, fits = (n, 1), True
+    if family.degree != 1:
+        matrix = sp.diag(*matrix) if matrix.shape == (n, 1) else matrix
+        shape, fits = (n, n), sign * matrix == matrix.T
+    if matrix.shape != shape or not fits or not any(matrix):
+        raise InvalidCharge(told)
+    return matrix
 
 
 def _require_symmetry(gradient: Sequence[sp.Expr], generator: Sequence[sp.Expr], family: Family) -> None:

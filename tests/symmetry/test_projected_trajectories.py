@@ -165,33 +165,52 @@ class Rescalable(torch.nn.Module):
         return torch.tanh(inputs @ self.inner.T @ self.outer.T)
 
 
+def named(theta):
+    """A vector of all parameters of `Rescalable`, by name."""
+    inner, outer = torch.as_tensor(theta).split([12, 6])
+    return {"inner": inner.reshape(3, 4), "outer": outer.reshape(2, 3)}
+
+
+_DRAW = torch.Generator().manual_seed(1)
+INPUTS = torch.randn(20, 4, generator=_DRAW, dtype=torch.float64)
+TARGETS = torch.randn(20, 2, generator=_DRAW, dtype=torch.float64)
+WHOLE = mq.GeneralLinear("hidden", {"inner": 0}, {"outer": 1})
+
+
+def trained(charge, steps, velocity=None, batch=20, **settings):
+    """The record of a charge in a training, from buffers `velocity` if given."""
+    module = Rescalable()
+    optimizer = torch.optim.SGD(module.parameters(), **settings)
+    if velocity is not None:
+        for parameter, buffer in zip(module.parameters(), named(velocity).values(), strict=True):
+            optimizer.state[parameter]["momentum_buffer"] = buffer.clone()
+    with mq.track(module, optimizer, [charge]) as tracker:
+        for step in range(steps):
+            chosen = torch.arange(batch * step, batch * (step + 1)) % 20
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(module(INPUTS[chosen]), TARGETS[chosen]).backward()
+            optimizer.step()
+        return tracker.record[charge.name]
+
+
+def squares(path):
+    """The entries of ⟨a, a⟩_M along a path, shape [times, charges]."""
+    return np.array([WHOLE.value(named(a)).numpy() for a in path])
+
+
 @pytest.mark.parametrize("order, variant, expected", [(1, "corrected", 1), (2, "article", 1), (2, "corrected", 2)])
 def test_the_solution_meets_the_tracked_charge_of_a_training(order, variant, expected):
-    draw = torch.Generator().manual_seed(1)
-    inputs = torch.randn(20, 4, generator=draw, dtype=torch.float64)
-    targets = torch.randn(20, 2, generator=draw, dtype=torch.float64)
-    charge = mq.Rescale("hidden", incoming={"inner": 0}, outgoing={"outer": 1})
     decay, time, errors = 0.4, 1.6, []
     method = PLAIN.with_weight_decay(decay)
     equation = mq.modified_equation(method, order)
-    law = mq.project(equation, charge, variant=variant)
+    law = mq.project(equation, WHOLE, variant=variant)
     rate = law.coefficients[0]
     for step in (0.08, 0.04, 0.02, 0.01):
-        module = Rescalable()
-        optimizer = torch.optim.SGD(module.parameters(), lr=step, weight_decay=decay)
-        with mq.track(module, optimizer, [charge]) as tracker:
-            for _ in range(round(time / step)):
-                optimizer.zero_grad()
-                torch.nn.functional.mse_loss(module(inputs), targets).backward()
-                optimizer.step()
-            values = np.asarray(tracker.record["hidden"].measured)
-        problem = mq.TorchProblem(Rescalable(), torch.nn.functional.mse_loss, inputs, targets)
+        values = np.asarray(trained(WHOLE, round(time / step), lr=step, weight_decay=decay).measured)
+        problem = mq.TorchProblem(Rescalable(), torch.nn.functional.mse_loss, INPUTS, TARGETS)
         path = mq.flow(equation, problem, h=step, time=time, rtol=1e-11, atol=1e-13)
-        forcing = []
-        for theta in path.y:
-            g = problem.field(theta)
-            forcing.append((g[:12].reshape(3, 4) ** 2).sum(1) - (g[12:].reshape(2, 3) ** 2).sum(0))
-        forcing, number = np.array(forcing), float(rate.subs(h, step))
+        gradients = [problem.field(theta) for theta in path.y]
+        forcing, number = squares(gradients), float(rate.subs(h, step))
         worst = 0.0
         for k in range(4, len(path.t), 2):
             decayed = np.exp(-number * (path.t[k] - path.t[: k + 1]))[:, None]
@@ -200,3 +219,71 @@ def test_the_solution_meets_the_tracked_charge_of_a_training(order, variant, exp
             worst = max(worst, np.abs(solved - values[k]).max())
         errors.append(worst)
     assert slopes(errors)[-2:] == pytest.approx(expected, abs=0.15)
+
+
+def test_the_oscillator_of_a_whole_matrix_meets_a_training_with_its_order():
+    """UᵀU − VᵀV under momentum and weight decay, solved in closed form with ⟨θ', θ'⟩_M on the path."""
+    errors, problem = [], mq.TorchProblem(Rescalable(), torch.nn.functional.mse_loss, INPUTS, TARGETS)
+    form = mq.time_derivative_form(mq.HeavyBall(BETA, dampening=ALPHA).with_weight_decay(0.3), 2)
+    law = mq.project(form, WHOLE)
+    c1, c2, rate = (float(c) for c in (*form.coefficients, form.decay_rate))
+    origin = torch.nn.utils.parameters_to_vector(Rescalable().parameters()).detach().numpy()
+
+    def force(theta):
+        return problem.field(theta) - rate * theta
+
+    for step in (0.04, 0.02, 0.01):
+        steps = round(0.8 / step)
+
+        def slope(_, state, step=step):
+            return np.concatenate([state[18:], (force(state[:18]) - c1 * state[18:]) / (c2 * step)])
+
+        grid = np.linspace(0, steps * step, 4 * steps + 1)
+        path = solve_ivp(slope, (0, grid[-1]), [*origin, *(-SPEED * force(origin))], t_eval=grid, rtol=1e-8, atol=1e-10)
+        driven = squares(path.y[18:].T)
+        values = np.asarray(trained(WHOLE, steps, lr=step, momentum=BETA, dampening=ALPHA, weight_decay=0.3).measured)
+        start = {symbol: value.subs({h: step, sp.Symbol("M_0"): 1}) for symbol, value in law.start.items()}
+        solution = law.solution("over").rhs.subs(h, step).subs(start)
+        (integral,) = solution.atoms(sp.Integral)
+        free = float((solution - integral).subs(t, grid[-1]))
+        (pairing,) = (p.subs(t, tau) for p in law.forcing)
+        response = sp.lambdify(tau, integral.function.subs(t, grid[-1]).coeff(pairing))(grid)
+        solved = free * values[0] + simpson(response[:, None] * driven, x=grid, axis=0)
+        errors.append(np.abs(solved - values[-1]).max())
+        assert np.abs(values[-1] - values[0]).max() > 50 * errors[-1]
+    assert slopes(errors)[-1] == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_the_rotation_of_a_training_is_the_solution_of_its_equation(decay):
+    """R ← βR at any learning rate, for any batches: the phase-space form of order 1 keeps the pole β."""
+    velocity = torch.randn(18, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    settings = {"lr": 0.2, "momentum": BETA, "weight_decay": decay}
+    record = trained(WHOLE.rotation(), 8, velocity, batch=5, **settings)
+    law = mq.project(mq.HeavyBall(BETA).with_weight_decay(decay), "rotation", order=1, form="phase")
+    free = sp.lambdify(t, law.solution().rhs.subs({law.initial[0]: 1, h: 0.2}))
+    found = np.asarray(record.measured)
+    assert np.abs(found[0]).min() > 0.01
+    assert found == pytest.approx(np.outer(free(0.2 * np.arange(9)), found[0]), abs=1e-13)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("name", TRAINED, ids=str)
+def test_the_angular_momentum_of_iterates_is_that_of_the_field(name, order):
+    """R = ⟨θ, θ'⟩_R, with θ' a difference of five iterates, right to h⁴; order 2 says that it is 0."""
+    method, errors = TRAINED[name], []
+    origin, rotation = torch.nn.utils.parameters_to_vector(Rescalable().parameters()).detach().numpy(), WHOLE.rotation()
+    problem = mq.TorchProblem(Rescalable(), torch.nn.functional.mse_loss, INPUTS, TARGETS)
+    law = mq.project(method, rotation, order)
+    for step in (0.08, 0.04, 0.02, 0.01):
+        steps = round(0.64 / step)
+        theta = mq.iterate(method, problem, origin, h=step, steps=steps + 2).y[-5:]
+        velocity = (theta[0] - 8 * theta[1] + 8 * theta[3] - theta[4]) / (12 * step)
+        g, at = -problem.field(theta[2]), theta[2]
+        vectors = {"g": g, "H g": -problem.derivative(at, [g]), "H θ": -problem.derivative(at, [at])}
+        predicted = 0.0
+        for (pairing, _), c in law.projected.terms.items():
+            a, b = (vectors[v.text] for v in pairing.vectors)
+            predicted = predicted + float(c.subs(h, step)) * rotation.pairing(named(a), named(b)).numpy()
+        errors.append(np.abs(rotation.pairing(named(theta[2]), named(velocity)).numpy() - predicted).max())
+    assert slopes(errors)[-1] == pytest.approx(order, abs=0.2)

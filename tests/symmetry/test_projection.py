@@ -7,12 +7,14 @@ import sympy as sp
 
 import modeq as mq
 from modeq.symmetry.charge_solutions import LinearEquation, t, tau
-from modeq.symmetry.pairings import Pairing, Vector, family_of
+from modeq.symmetry.continuous import continuous_rotation
+from modeq.symmetry.pairings import MatrixPairing, Pairing, RotationPairing, Vector, family_of
 
 alpha, beta, lam, h = sp.symbols("alpha beta lambda h")
 x, y, z, w = sp.symbols("x y z w")
 FAMILIES = ["translation", "scale", "rescale"]
 QUADRATIC = FAMILIES[1:]
+MATRICES = ["general_linear", "rotation"]
 PLAIN = mq.GradientDescent()
 DECAYED = mq.GradientDescent().with_weight_decay(lam)
 MOMENTUM = mq.HeavyBall(beta, dampening=alpha).with_weight_decay(lam)
@@ -210,6 +212,10 @@ def test_families_are_known_by_name_class_or_charge():
     for family in ("scale", mq.Scale, charge):
         assert family_of(family).name == "scale"
     assert mq.project(PLAIN, charge).text() == mq.project(PLAIN, "scale").text()
+    matrix = mq.GeneralLinear("0-1", {"0.weight": 0}, {"1.weight": 1})
+    for name, given in (("general_linear", matrix), ("rotation", matrix.rotation())):
+        assert {family_of(name), family_of(type(given)), family_of(given)} == {family_of(given)}
+        assert (family_of(given).name, family_of(given).degree) == (name, given.degree)
 
 
 def test_equations_and_methods_give_the_same():
@@ -233,7 +239,7 @@ def test_any_b_series_field_can_be_projected():
 
 def test_derivations_print_and_pickle():
     for method in (DECAYED, MOMENTUM):
-        for family in FAMILIES:
+        for family in FAMILIES + MATRICES * (method is DECAYED):
             for form in ("field", "time", "phase"):
                 law = mq.project(method, family, form=form)
                 text, latex = law.derivation(), law.derivation(latex=True)
@@ -246,6 +252,76 @@ def test_derivations_print_and_pickle():
                 again = pickle.loads(pickle.dumps(law))
                 assert again.text() == law.text()
                 assert again.ode == law.ode
+
+
+@pytest.mark.parametrize(
+    "method, form, order, variant",
+    [
+        *((m, "field", 4, "corrected") for m in (PLAIN, DECAYED)),
+        *(
+            (m, f, 3, "corrected")
+            for m in (MOMENTUM, mq.Nesterov(beta).with_weight_decay(lam))
+            for f in ("time", "phase")
+        ),
+        (DECAYED, "field", 3, "article"),
+        (MOMENTUM, "time", 2, "article"),
+    ],
+)
+def test_the_law_of_a_matrix_is_that_of_a_rescale_entry_by_entry(method, form, order, variant):
+    """The diagonal entries of M are the charges of rescale symmetries."""
+    matrix, rescale = (mq.project(method, f, order, form, variant) for f in ("general_linear", "rescale"))
+    assert matrix.coefficients == rescale.coefficients
+    renamed = {(MatrixPairing(*p.args), j): c for (p, j), c in rescale.projected.terms.items()}
+    assert matrix.projected.terms == renamed
+    assert matrix.time_unit == rescale.time_unit
+    assert matrix.text() == rescale.text().replace("N", "M").replace("⟩_𝒜", "⟩_M")
+
+
+def test_matrix_laws_as_they_are_printed():
+    law = mq.project(DECAYED, "general_linear")
+    assert law.latex() == r"\dot M = -2 \lambda\,M - h \lambda^{2}\,M + h\,\langle g,g\rangle_{M}"
+    assert list(law.forcing.values()) == ["the symmetric part of a_Uᵀb_U - a_Vᵀb_V, with a = g, b = g"]
+    assert "Together, for M = UᵀU - VᵀV" in law.derivation()
+    law = mq.project(mq.HeavyBall(beta), "rotation", order=3, form="time")
+    assert law.text() == "R'' + 3*(beta + 1)/(h*(1 - beta))·R' + 6/h**2·R = ⟨θ',θ''⟩_R"
+    assert "⟨θ,θ'''⟩_R = R'' - ⟨θ',θ''⟩_R" in law.derivation()
+
+
+def test_the_angular_momentum_of_gradient_descent():
+    """A step along −g has none, ⟨θ, (exp(h d/dt) − 1)θ⟩_R = 0.
+
+    By the product rule hR + h²R'/2 + … = h³F/6 + h⁴F'/12 + … with F = ⟨θ', θ''⟩_R, solved by R = h²F/6 + O(h⁴), and
+    θ' = −g − h/2·H g, θ'' = H g + h(H H g + ∇³L[g, g]/2).
+    """
+    assert [mq.project(PLAIN, "rotation", order).data for order in (1, 2)] == [0, 0]
+    found = mq.project(PLAIN, "rotation", 4)
+    assert found.text() == "R = -h**2/6·⟨g,H g⟩_R - h**3/6·⟨g,H H g⟩_R - h**3/12·⟨g,∇^3L[g,g]⟩_R"
+    assert (found.initial, found.start, found.coefficients) == ((), {}, (1,))
+    assert found.solution() == found.ode == sp.Eq(found.charge, found.data, evaluate=False)
+    with pytest.raises(mq.InvalidSetting, match="an equation of order 0 has no damping regimes"):
+        found.solution("over")
+
+
+def test_rotations_decay_by_the_kept_pole():
+    """By β at each step, whatever the weight decay, in the phase-space form; as in tracking in both variants."""
+    method, step = mq.HeavyBall(sp.Rational(3, 4), dampening=HALF), mq.SGDStep(0.5, momentum=0.75, dampening=0.5)
+    for form, order, variant in (("phase", 1, "corrected"), ("time", 2, "article")):
+        law = mq.project(method.with_weight_decay(lam), "rotation", order, form)
+        assert law.data == 0
+        value = law.solution().rhs.subs({law.initial[0]: 1, t: h})
+        assert float(value) == pytest.approx(continuous_rotation(1.0, step, variant=variant), rel=1e-14)
+
+
+def test_the_time_derivative_form_of_a_rotation():
+    law = mq.project(MOMENTUM, "rotation", form="time")
+    assert same(law.coefficients[0], 2 * (1 - beta) / (h * (1 + beta)))
+    assert (law.data, list(law.start.values())) == (0, [0])
+    article = mq.project(MOMENTUM, "rotation", form="time", variant="article")
+    assert article.time_unit == 1 - alpha
+    assert list(article.start.values()) == [0]
+    third = mq.project(MOMENTUM, "rotation", 3, "time").in_time(2)
+    (((pairing, derivatives), factor),) = third.projected.terms.items()
+    assert (pairing, derivatives, factor) == (RotationPairing(Vector.path(1), Vector.path(2), t), 0, 1)
 
 
 def test_a_derivation_in_another_time_says_so():
@@ -268,7 +344,9 @@ def test_pairings_are_symmetric_functions_of_time():
     "arguments, error, message",
     [
         (("descent", "scale"), mq.InvalidMethod, "'descent' is no method, nor an equation"),
-        ((PLAIN, "rotation"), mq.InvalidCharge, "family is 'rotation': choose from translation, scale, rescale"),
+        ((PLAIN, "shift"), mq.InvalidCharge, "family is 'shift': choose from translation, scale, rescale, gen"),
+        ((PLAIN, mq.Charges), mq.InvalidCharge, "family is <class"),
+        ((mq.Nesterov(beta), "rotation", 2, "time", "article"), mq.NoClosedLaw, "the article has no law for"),
         ((PLAIN, "scale", 0), mq.InvalidOrder, "order is 0"),
         ((PLAIN, "scale", 2, "space"), mq.InvalidSetting, "form is 'space': choose from field, time, phase"),
         ((PLAIN, "scale", 2, "field", "theirs"), mq.InvalidSetting, "variant is 'theirs'"),
@@ -297,6 +375,17 @@ def test_what_an_equation_refuses():
     for weights in ([1], [0, 0], None):
         with pytest.raises(mq.InvalidCharge, match="weights are"):
             law.on(x * y, (x, y), weights)
+    rotation, turn = mq.project(PLAIN, "rotation", 3), [[0, 1], [-1, 0]]
+    for found, weights in (
+        (rotation, [1, -1]),
+        (rotation, [[0, 1], [1, 0]]),
+        (law, turn),
+        (law, [[1, 0, 0], [0, 1, 0]]),
+    ):
+        with pytest.raises(mq.InvalidCharge, match="or 𝒜 with its transpose"):
+            found.on(x * y, (x, y), weights)
+    with pytest.raises(mq.InvalidProblem, match="it has a rotation symmetry"):
+        rotation.on(x**2 + y, (x, y), turn)
     with pytest.raises(mq.InvalidSetting, match="unit is 0"):
         law.in_time(0)
     with pytest.raises(mq.NoClosedLaw, match="measure its initial values"):

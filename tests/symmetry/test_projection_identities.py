@@ -9,7 +9,7 @@ import modeq as mq
 from modeq.symmetry.pairings import Pairing
 
 alpha, beta, lam, h = sp.symbols("alpha beta lambda h")
-x, y, z = sp.symbols("x y z")
+x, y, z, w = sp.symbols("x y z w")
 PLAIN, HALF = mq.GradientDescent(), sp.Rational(1, 2)
 NUMBERS = st.integers(-3, 3)
 COEFFICIENTS = st.lists(NUMBERS, min_size=6, max_size=6).filter(any)
@@ -65,6 +65,29 @@ def test_the_equation_is_the_derivative_along_the_modified_field(method, symmetr
         assert sp.expand(value - along_the_field(equation, family, loss, weights, point)) == 0
 
 
+# U = (x, y) and V = (z, w), with an antisymmetric and a symmetric X that is no diagonal: 𝒜 = (X, −Xᵀ).
+TURN = sp.diag(sp.Matrix([[0, -1], [1, 0]]), sp.Matrix([[0, -1], [1, 0]]))
+MIX = sp.diag(sp.Matrix([[1, 2], [2, -1]]), -sp.Matrix([[1, 2], [2, -1]]))
+SYMMETRIC = {
+    "general_linear": ((x, y, z, w), (x * z + y * w - 1) ** 2, MIX),
+    "rotation": ((x, y, z, w), (x * z + y * w - 1) ** 2 + (x**2 + y**2) * (z**2 + w**2 + 1), TURN),
+}
+
+
+@pytest.mark.parametrize("method", ["descent, decay", "heavy ball, decay", "extragradient"])
+@pytest.mark.parametrize("family", SYMMETRIC)
+def test_matrix_equations_are_derivatives_along_the_modified_field(method, family):
+    """M' is the derivative of θᵀ𝒜θ; R is ⟨𝒜θ, θ'⟩."""
+    variables, loss, action = SYMMETRIC[family]
+    point = dict(zip(variables, (*POINTS[0], sp.Rational(-3, 4)), strict=True))
+    equation = mq.modified_equation(METHODS[method], 3)
+    value = mq.project(equation, family).on(loss, variables, action, h=h).subs(point)
+    field = sp.Matrix([c.subs(point) for c in equation.on(loss, variables, h=h).components])
+    expected = (2 if family == "general_linear" else 1) * (action * sp.Matrix(variables).subs(point)).dot(field)
+    assert value.has(h)
+    assert sp.expand(value - expected) == 0
+
+
 @pytest.mark.parametrize("order", [3, 4])
 def test_higher_orders_on_a_scale_invariant_loss(order):
     loss = x * y / (x**2 + y**2)
@@ -106,6 +129,9 @@ def residual_on_path(law, loss, variables, weights, field, names):
     """Left less right of a law, every derivative taken along the explicit field of the path."""
     gradient = [sp.diff(loss, v) for v in variables]
     linear = law.family.degree == 1
+    action = sp.Matrix(weights)
+    if action.shape[1] == 1:
+        action = sp.diag(*weights)
 
     def vector(v):
         return gradient if v.text == "g" else names[v.derivatives]
@@ -115,29 +141,43 @@ def residual_on_path(law, loss, variables, weights, field, names):
             expression = lie_derivative(expression, field)
         return expression
 
-    charge = sum(w * v if linear else w * v**2 for w, v in zip(weights, variables, strict=True))
+    def paired(a, b):
+        return (action * sp.Matrix(a)).dot(sp.Matrix(b))
+
+    if linear:
+        charge = sum(w * v for w, v in zip(weights, variables, strict=True))
+    else:
+        charge = paired(variables, names[law.family.derivatives])
     total = sum(a * derived(charge, k) for k, a in enumerate(law.coefficients))
     for (pairing, j), c in law.projected.terms.items():
         a, b = map(vector, pairing.vectors)
-        total -= c * derived(sum(w * p * q for w, p, q in zip(weights, a, b, strict=True)), j)
+        total -= c * derived(paired(a, b), j)
     return total
 
 
 LOSS = (x * y - 1) ** 2 / 2 + (x - z) ** 2 * y**2  # invariant under (x, z) → (cx, cz), y → y/c
 WEIGHTS = [1, -1, 1]
 TRANSLATED = (x - y) ** 3 + (x - z) * (y - z) ** 2
+SMALL = {
+    "translation": ((x, y, z), TRANSLATED, [1, 1, 1]),
+    "rescale": ((x, y, z), LOSS, WEIGHTS),
+    "plane rotation": ((x, y), (x**2 + y**2 - 1) ** 2, [[0, -1], [1, 0]]),
+}
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def up_to(small, whole):
+    """Each symmetry with each order, the higher ones with few variables only."""
+    return [(s, k) for given, top in ((SMALL, small), (SYMMETRIC, whole)) for s in given for k in range(1, top + 1)]
+
+
+@pytest.mark.parametrize("symmetry, order", up_to(small=4, whole=3))
 @pytest.mark.parametrize("name", ["descent, decay", "heavy ball, decay", "heavy ball, decoupled", "Nesterov, decay"])
-@pytest.mark.parametrize("family", ["translation", "rescale"])
-def test_the_equation_holds_along_the_time_derivative_form(name, order, family):
-    method, variables = METHODS[name], (x, y, z)
-    loss, weights = (TRANSLATED, [1, 1, 1]) if family == "translation" else (LOSS, WEIGHTS)
+def test_the_equation_holds_along_the_time_derivative_form(name, order, symmetry):
+    method, (variables, loss, weights) = METHODS[name], (SMALL | SYMMETRIC)[symmetry]
     form = mq.time_derivative_form(method, order)
     weight_decay = [form.decay_rate * d * h**k for k, d in enumerate(form.decay_coefficients)]
     sums = [c * h**k for k, c in enumerate(form.coefficients)]
-    names = [variables, *(sp.symbols(f"x{k} y{k} z{k}") for k in range(1, order))]
+    names = [variables, *(sp.symbols([f"{v}{k}" for v in variables]) for k in range(1, order))]
     top = []
     for i, v in enumerate(variables):
         rest = -sp.diff(loss, v)
@@ -147,24 +187,22 @@ def test_the_equation_holds_along_the_time_derivative_form(name, order, family):
     field = {
         v: s for row, slopes in zip(names, [*names[1:], top], strict=True) for v, s in zip(row, slopes, strict=True)
     }
-    law = mq.project(form, family)
+    law = mq.project(form, symmetry.split()[-1])
     values = {s: sp.Rational(i + 2, 2 * i + 5) for i, s in enumerate(s for row in names for s in row)}
     residual = residual_on_path(law, loss, variables, weights, field, [*names, tuple(top)])
     assert sp.simplify(residual.subs(values).subs(h, sp.Rational(1, 7))) == 0
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("symmetry, order", up_to(small=3, whole=2))
 @pytest.mark.parametrize("name", ["heavy ball, decay", "heavy ball, decoupled", "Nesterov, decay"])
-@pytest.mark.parametrize("family", ["translation", "rescale"])
-def test_the_equation_holds_along_the_phase_space_form(name, order, family):
-    variables = (x, y, z)
-    loss, weights = (TRANSLATED, [1, 1, 1]) if family == "translation" else (LOSS, WEIGHTS)
+def test_the_equation_holds_along_the_phase_space_form(name, symmetry, order):
+    variables, loss, weights = (SMALL | SYMMETRIC)[symmetry]
     form, step = mq.phase_space_form(METHODS[name], order), sp.Rational(1, 7)
     written = form.on(loss, variables, h=step)
     field = dict(zip(written.variables, written.components, strict=True))
-    names = [variables, written.variables[3:], written.components[3:]]
+    names = [variables, written.variables[len(variables) :], written.components[len(variables) :]]
     values = {s: sp.Rational(i + 2, 2 * i + 5) for i, s in enumerate(written.variables)}
-    law = mq.project(form, family)
+    law = mq.project(form, symmetry.split()[-1])
     residual = residual_on_path(law, loss, variables, weights, field, names).subs(h, step)
     scale = abs(sp.N(law.coefficients[1].subs(h, step), 50))
     assert abs(sp.N(residual.subs(values), 50, maxn=400)) < 1e-40 * scale
