@@ -1,4 +1,4 @@
-"""Derive the corrections to gradient flow of an optimizer that you write down yourself: ``python derive_corrections.py``.
+"""Derive the corrections to gradient flow of an optimizer that you write down: ``python derive_corrections.py``.
 
 The rule here is heavy ball whose gradient is taken a fraction ν ahead, which is heavy ball for ν = 0 and Nesterov's
 method for ν = 1; replace it with yours.

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--form", default="field", help=f"{', '.join(FORMS)} (default field)")
     parser.add_argument("--latex", action="store_true", help="print the equation as LaTeX, and nothing else")
     parser.add_argument("--loss", help="write the equation out on a loss, as 'x**2/2 + y**4'")
-    parser.add_argument("--charge", metavar="FAMILY", help="project it on a symmetry: translation, scale or rescale")
+    parser.add_argument("--charge", metavar="FAMILY", help="project it on a symmetry, such as rescale")
     parser.add_argument("--variables", nargs="+", metavar="NAME", help="the parameters of the loss")
 
 
