@@ -7,20 +7,19 @@ from itertools import product
 from typing import Any
 
 import sympy as sp
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from modeq.errors import InvalidProblem
+from modeq.symmetry.countable import check_size, check_value, moving_parameters, traced_network
 from modeq.symmetry.lie_algebra import Flow, span
 from modeq.symmetry.network_programs import Unlowered, program_of_network
 from modeq.symmetry.numerical_brackets import numerical_span
 from modeq.symmetry.polynomial_laws import expression, independent, polynomial_laws, vanish
 from modeq.symmetry.programs import Program
 from modeq.symmetry.reparametrisation import polynomials, program_of
-from modeq.symmetry.shapes import operation
-from modeq.symmetry.traced import trace
+from modeq.symmetry.traced import LOSSES
 
-_LARGEST_VALUE = 2**28
 _FLOWS = {"gradient": "gradient flow", "momentum": "momentum flow"}
 
 
@@ -239,11 +238,19 @@ def count_conservation_laws(
     >>> [count_conservation_laws(net, torch.zeros(1, 2), flow=flow).independent for flow in ("gradient", "momentum")]
     [3, 0]
     """
-    if flow not in _FLOWS:
+    if flow not in list(_FLOWS):
         raise InvalidProblem(f"flow is {flow!r}: give one of {list(_FLOWS)}")
-    if loss not in (None, "mse", "cross_entropy"):
-        raise InvalidProblem(f"loss is {loss!r}: give None, 'mse' or 'cross_entropy'")
-    moving = Flow(flow == "momentum", bool(weight_decay))
+    if loss is not None and not (isinstance(loss, str) and loss in LOSSES):
+        raise InvalidProblem(f"loss is {loss!r}: give None or one of {list(LOSSES)}")
+    if not isinstance(weight_decay, bool):
+        raise InvalidProblem(
+            f"weight_decay is {weight_decay!r}: give True or False, as the laws are those of almost all λ"
+        )
+    if exact not in (None, True, False):
+        raise InvalidProblem(f"exact is {exact!r}: give None, True or False")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidProblem(f"seed is {seed!r}: give an integer")
+    moving = Flow(flow == "momentum", weight_decay)
     if isinstance(module_or_reparametrisation, nn.Module):
         return _of_network(module_or_reparametrisation, input, loss, moving, exact, seed, limit)
     if loss is not None or exact is False:
@@ -251,51 +258,28 @@ def count_conservation_laws(
             "loss and exact=False are for networks: leave them out, and give a φ that the loss depends on"
         )
     phi, variables = polynomials(module_or_reparametrisation, input)
-    _check_size(len(variables), limit)
+    check_size(len(variables), limit)
     return _exactly(_Asked(program_of(phi, len(variables)), variables, tuple(phi), moving, seed), ())
 
 
 def _of_network(
     module: nn.Module, example: Any, loss: str | None, flow: Flow, exact: bool | None, seed: int, limit: int
 ) -> LawCount:
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise InvalidProblem(f"{type(module).__name__} has no parameter that requires a gradient")
+    parameters = moving_parameters(module)
     size = sum(p.numel() for p in parameters.values())
-    _check_size(size, limit)
-    inputs = example if isinstance(example, tuple) else (example,)
-    if not all(isinstance(x, Tensor) for x in inputs):
-        raise InvalidProblem(
-            f"input is {example!r}: give an example of the network's input, a tensor or a tuple of tensors"
-        )
-    traced = trace(module, inputs, None)
-    if any(operation(node) == "detach" for node in traced.nodes):
-        raise InvalidProblem(
-            "the network detaches a value: what moves it is no gradient of a function of its parameters"
-        )
+    check_size(size, limit)
+    traced, inputs = traced_network(module, parameters, example, loss)
     if exact is not False:
         try:
-            program, granted = program_of_network(traced, parameters, loss)
+            program, granted = program_of_network(traced, list(parameters), loss)
         except Unlowered as problem:
             if exact:
                 raise InvalidProblem(f"no exact count: there is no rule for {problem}; leave exact out") from problem
         else:
-            if program.longest * size > _LARGEST_VALUE:
-                raise InvalidProblem(
-                    f"a value of the network has {program.longest} entries, with what is drawn, and there are {size} "
-                    f"parameters: their product is more than {_LARGEST_VALUE}; give fewer samples, or a smaller network"
-                )
+            check_value(program.longest, size)
             return _exactly(_Asked(program, _symbols(parameters), None, flow, seed), granted)
-    dimension, depth, gap = _told("conservation laws", partial(numerical_span, traced, inputs, loss, flow, seed))
-    return _count(size, dimension, depth, flow, exact=False, gap=gap)
-
-
-def _check_size(parameters: int, limit: int) -> None:
-    if parameters > limit:
-        raise InvalidProblem(
-            f"there are {parameters} parameters, more than limit={limit}: count a narrower network, in which the laws "
-            f"are the same families, or give limit={parameters}; the time grows like the cube"
-        )
+    found = _told("conservation laws", partial(numerical_span, traced, inputs, loss, flow, seed))
+    return _count(size, found.dimension, found.depth, flow, exact=False, gap=found.gap, granted=found.granted)
 
 
 def _symbols(parameters: dict[str, nn.Parameter]) -> tuple[sp.Symbol, ...]:

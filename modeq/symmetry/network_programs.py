@@ -109,11 +109,7 @@ class _Lowering:
             if node.op == "placeholder":
                 values[node] = self._placeholder(node)
             elif node.op == "output":
-                (outputs,) = node.args
-                found = values[outputs[0]] if isinstance(outputs, tuple) and len(outputs) == 1 else None
-                if not isinstance(found, Entries):
-                    raise Unlowered("an output that is no single tensor")
-                return found
+                return self.lifted(values[node.args[0][0]])  # type: ignore[index]
             else:
                 values[node] = self._apply(node, values)
         raise Unlowered("no output")
@@ -126,8 +122,9 @@ class _Lowering:
                 return tensor.detach()
             take = self.starts[name] + torch.arange(tensor.numel())
             return self.emit(Linear((0,), tensor.numel(), take), tensor.shape)
-        if node.name in self.traced.buffers:
-            return self.traced.buffers[node.name]
+        fixed = self.traced.buffers | self.traced.constants
+        if node.name in fixed:
+            return fixed[node.name]
         return self.draw(*value.shape) if value.is_floating_point() else node
 
     def _apply(self, node: Node, values: dict[Node, Value]) -> Value:
@@ -151,14 +148,13 @@ class _Lowering:
         if moves_entries(node):
             return self._moved(node, values)
         first = given[next(iter(given))]
-        if name in _SAME:
+        if name in _SAME and node.meta["val"].is_floating_point():
             return first
         if name in _HOMOGENEOUS:
             plain = "dropout" in name and not (given["train"] and given["p"])
             return first if plain else self.times(self.draw(*first.shape), first)
         if name in _CURVED:
-            self.granted.append(f"value and slope of {name} are unrelated")
-            return self.plus(self.times(self.draw(*first.shape), first), self.draw(*first.shape))
+            return self.curved(first, name)
         if name in _LINEAR:
             return self.linear(first, lambda x: node.target(x, *node.args[1:], **node.kwargs))
         raise Unlowered(f"{name} in {self.traced.module_of(node)}")
@@ -214,8 +210,11 @@ class _Lowering:
         return self.emit(instruction, [sizes[letter] for letter in out])
 
     def linear(self, value: Entries, function: Callable[[Tensor], Tensor]) -> Entries:
-        """A linear function without parameters, from its matrix."""
+        """A linear function without parameters, with what it adds, from its matrix."""
         count = prod(value.shape)
+        added = function(torch.zeros(value.shape, dtype=torch.float64))
+        if added.any():
+            return self.plus(self.linear(value, lambda x: function(x) - added), added)
         unit = torch.eye(count, dtype=torch.float64).reshape(count, *value.shape)
         image = torch.stack([function(x) for x in unit])
         shape = image.shape[1:]
@@ -226,6 +225,11 @@ class _Lowering:
         weights = tuple(Fraction(float(x)).limit_denominator(2**16) for x in matrix[take, put])
         plain = all(weight == 1 for weight in weights)
         return self.emit(Linear((value.number,), prod(shape), take, put, None if plain else weights), shape)
+
+    def curved(self, value: Entries, name: str) -> Entries:
+        """A function of each entry, whose value and slope there are unrelated."""
+        self.granted.append(f"value and slope of {name} are unrelated")
+        return self.plus(self.times(self.draw(*value.shape), value), self.draw(*value.shape))
 
     def centred(self, value: Entries, dim: int, allowed: Tensor | None = None) -> Entries:
         """Less the mean along an axis, of the allowed entries; the others are 0."""
@@ -312,6 +316,18 @@ class _Lowering:
     def _square(self, given: dict[str, Any], node: Node) -> Entries:
         return self.times(given["self"], given["self"])
 
+    def _glu(self, given: dict[str, Any], node: Node) -> Entries:
+        x = given["self"]
+        index = torch.arange(prod(x.shape)).reshape(x.shape)
+        one, gate = (self.take([x], half) for half in index.chunk(2, given["dim"]))
+        return self.times(one, self.curved(gate, "sigmoid"))
+
+    def _bilinear(self, given: dict[str, Any], node: Node) -> Entries:
+        a, b, weight = (self.lifted(given[name]) for name in ("input1", "input2", "weight"))
+        a, b = (self.reshaped(x, prod(x.shape[:-1]), x.shape[-1]) for x in (a, b))
+        found = self.product("roj,rj->ro", self.product("ri,oij->roj", a, weight), b)
+        return self._affine(self.reshaped(found, *node.meta["val"].shape), None, given["bias"], (weight.shape[0],))
+
     def _matmul(self, given: dict[str, Any], node: Node) -> Entries:
         a, b = (self.lifted(given[name]) for name in _names(node)[:2])
         shape = torch.matmul(torch.empty(a.shape, device="meta"), torch.empty(b.shape, device="meta")).shape
@@ -386,6 +402,7 @@ class _Lowering:
             count = prod(shape)
             drawn = self.emit(Draw(count * weight.shape[0], choices=weight.shape[0]), (count, weight.shape[0]))
             self.tokens[index] = drawn
+            self.granted.append("the sequences of tokens that are drawn stand for all")
         if self.tokens[index].shape[1] != weight.shape[0]:
             raise Unlowered("tokens of two vocabularies")
         found = self.product("tv,vd->td", self.tokens[index], weight)
@@ -496,6 +513,8 @@ class _Lowering:
 
         It is z⟨c,z⟩/⟨z,z⟩ with a random c, whose value and derivative are those of z/|z| where c = z/|z|.
         """
+        if centre and groups.shape[1] == 1:
+            return self.lifted(torch.zeros(x.shape))
         self.granted.append("norms divide by the size alone: ε is 0")
         z = self.take([x], groups)
         z = self.centred(z, 1) if centre else z

@@ -164,8 +164,9 @@ def _charges(program: Program, source: random.Random) -> Tensor:
     """
     field = PrimeField(random_prime(source), source.getrandbits(60))
     echelon = Echelon(field, program.logarithmic(field, 1).shape[1])
-    while len(echelon.add(program.logarithmic(field, _ROWS))) == _ROWS:
-        pass
+    samples = _ROWS
+    while not program.exhausted(len(echelon.add(program.logarithmic(field, samples))), samples, len(echelon.pivots)):
+        samples *= 2
     numbers = torch.zeros(program.parameters, dtype=torch.int64)
     for row in echelon.null_space():
         fractions = [fraction(int(r), field.prime) for r in row]

@@ -14,6 +14,7 @@ from math import log2, prod
 import torch
 from torch import Tensor
 
+from modeq.errors import InvalidProblem
 from modeq.symmetry.modular import PrimeField
 
 # Letters of the axes of every value: coefficient, coefficient of a factor, direction, sample.
@@ -113,7 +114,17 @@ class Ring:
         return a if a.shape[2] == 1 else self.field.reduce(a.sum(2, keepdim=True))
 
     def inverse(self, a: Tensor) -> Tensor:
-        """Return the inverses of entries; their constant coefficients must not be 0."""
+        """Return the inverses of entries.
+
+        Raises
+        ------
+        InvalidProblem
+            If a constant coefficient is 0.
+        """
+        if not a[0, 0].all():
+            raise InvalidProblem(
+                "the network divides by 0, always or modulo a random prime: see whether another seed helps"
+            )
         two = torch.zeros_like(a[:, :1])
         two[0] = 2
         found, terms = _padded(self.field.inverse(a[:1, :1]), [len(a), 1]), 1
@@ -146,9 +157,23 @@ def _toeplitz(a: Tensor) -> Tensor:
     return found
 
 
+def tokens(generator: torch.Generator, samples: int, places: int, choices: int) -> Tensor:
+    """Return random tokens (samples, places): few different ones in a sample as often as many, and each in its turn.
+
+    Examples
+    --------
+    >>> sorted(tokens(torch.Generator(), samples=6, places=1, choices=3).flatten().tolist())
+    [0, 0, 1, 1, 2, 2]
+    """
+    turns = torch.rand(-(-samples // choices), choices, places, generator=generator).argsort(1).flatten(0, 1)[:samples]
+    different = torch.randint(1, places + 1, (samples, 1), generator=generator)
+    chosen = torch.rand(samples, places, generator=generator) * different
+    return turns.gather(1, chosen.long())
+
+
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers for each sample, uniform modulo the prime; with `choices`, one 1 in each run of so many."""
+    """Random numbers for each sample, uniform modulo the prime; or tokens, one 1 in each run of `choices`."""
 
     length: int
     choices: int = 0
@@ -158,9 +183,8 @@ class Draw:
         """Return what it is for some new samples."""
         if not self.choices:
             return field.random(1, 1, samples, self.length)
-        rows = (1, 1, samples, self.length // self.choices)
-        chosen = torch.randint(self.choices, rows, generator=field.generator)
-        return torch.nn.functional.one_hot(chosen, self.choices).to(torch.float64).flatten(3)
+        chosen = tokens(field.generator, samples, self.length // self.choices, self.choices)
+        return torch.nn.functional.one_hot(chosen, self.choices).to(torch.float64).reshape(1, 1, samples, -1)
 
     def size(self, sizes: Sequence[Size]) -> Size:
         """Return how large its numbers may be, for bounds on the probability of an error."""
@@ -342,6 +366,18 @@ class Program:
     def longest(self) -> int:
         """The length of the longest value."""
         return max(self.parameters, *(instruction.length for instruction in self.instructions))
+
+    @property
+    def choices(self) -> int:
+        """The most tokens that one is drawn from; 0 without tokens."""
+        return max((one.choices for one in self.instructions if isinstance(one, Draw)), default=0)
+
+    def exhausted(self, added: int, samples: int, rank: int) -> bool:
+        """Whether new samples, so many of which added a dimension to a space, show that none is missing.
+
+        One that adds nothing shows it if samples differ in numbers alone; with tokens it may be one that came again.
+        """
+        return not added and samples >= 8 * max(self.choices, rank) if self.choices else added < samples
 
     def size(self) -> Size:
         """Return a bound of ψ as a function of θ and all that is drawn."""
