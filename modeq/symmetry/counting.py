@@ -13,9 +13,10 @@ from tqdm import tqdm
 from modeq.errors import InvalidProblem
 from modeq.symmetry.countable import check_size, check_value, moving_parameters, traced_network
 from modeq.symmetry.lie_algebra import Flow, span
-from modeq.symmetry.network_programs import Unlowered, program_of_network
+from modeq.symmetry.network_programs import program_of_network
 from modeq.symmetry.numerical_brackets import numerical_span
 from modeq.symmetry.polynomial_laws import expression, independent, polynomial_laws, vanish
+from modeq.symmetry.program_builder import Unlowered
 from modeq.symmetry.programs import Program
 from modeq.symmetry.reparametrisation import polynomials, program_of
 from modeq.symmetry.traced import LOSSES
@@ -24,7 +25,7 @@ _FLOWS = {"gradient": "gradient flow", "momentum": "momentum flow"}
 
 
 class PolynomialLaws(Sequence[sp.Expr]):
-    """Polynomial conservation laws up to a degree, as sympy expressions; a basis of all.
+    """Polynomial conservation laws up to a degree, as sympy expressions; all others are combinations of their products.
 
     Attributes
     ----------
@@ -89,12 +90,12 @@ class LawCount:
         If exact, a bound of the probability that the random points and primes show so many laws where there are fewer.
         That there are not more is certain.
     gap : float or None
-        If not exact, the smallest singular value that counts over the largest that does not.
+        If not exact, the smallest singular value that counts over the largest that does not; infinite if that is 0.
     flow : "gradient" or "momentum"
     weight_decay : bool
     granted : tuple of str
-        What is taken for granted about the operations of a network. A law that is counted is one of the network in any
-        case.
+        What is taken for granted about a network. A law that is counted is one of the network in any case, but for what
+        is said of ε in norms, which breaks laws of scale by as little as ε is, and of tokens.
     """
 
     independent: int
@@ -121,7 +122,7 @@ class LawCount:
         return "\n".join([*lines, *(f"granted: {what}" for what in self.granted)])
 
     def polynomials(self, degree: int) -> PolynomialLaws:
-        """Return a basis of the polynomial laws up to a degree, without constants.
+        """Return the polynomial laws up to a degree, without constants and products of others.
 
         With momentum they are e^{jτt} times polynomials in θ and θ', with weight decay e^{dλt} times homogeneous ones
         of degree d; with both, laws that hold for every λ. They solve linear equations at random points modulo primes,
@@ -135,7 +136,8 @@ class LawCount:
         -------
         PolynomialLaws
             A sequence of sympy expressions, in the variables of φ, or in symbols such as ``0.weight[1,2]`` for a
-            network.
+            network, in `t`, in `tau` and `x'` of each variable x with momentum, and in `lambda`. Rational laws and the
+            like are not among them.
 
         Raises
         ------
@@ -185,10 +187,11 @@ def count_conservation_laws(
     ----------
     module_or_reparametrisation : nn.Module, or sympy expressions
         A network, of which each nonlinearity becomes as general as its kind allows: for ReLU that is the path lifting.
+        Frozen parameters and buffers are fixed numbers; a parameter that the output does not depend on is conserved.
         Or the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
     input : tensor or tuple of tensors; for φ its variables
-        An example for the network; one sample is enough, and fastest, unless it has batch norm. By default the
-        variables are the symbols in φ, by name.
+        An example for the network, of which the shape counts alone; one sample is enough, and fastest, unless it has
+        batch norm. By default the variables are the symbols in φ, by name.
     loss : None, "mse" or "cross_entropy"
         "cross_entropy" does not see a constant added to all classes; the others see all that φ or the output tell.
     flow : "gradient" or "momentum"
@@ -196,9 +199,11 @@ def count_conservation_laws(
     weight_decay : bool
         Whether −λθ is added to −∇L; laws h(t, θ), for almost every λ.
     exact : bool, optional
-        False asks for singular values of nested derivatives of the network itself, in float64. By default this is done
-        only if it has an operation without a rule; True refuses that.
+        False asks for singular values of nested derivatives of the network itself, in float64, where its tokens are
+        those up to the largest in input. By default this is done only if it has an operation without a rule; True
+        refuses that.
     seed : int
+        Of the random points and primes.
     limit : int
         The most parameters, as the time grows like their cube.
 
@@ -210,7 +215,8 @@ def count_conservation_laws(
     Raises
     ------
     InvalidProblem
-        If φ is no polynomial, something is too large or no example is given.
+        If φ is no polynomial, an argument or the network cannot be used, something is too large, or there is no gap
+        between singular values.
 
     References
     ----------
@@ -271,7 +277,7 @@ def _of_network(
     traced, inputs = traced_network(module, parameters, example, loss)
     if exact is not False:
         try:
-            program, granted = program_of_network(traced, list(parameters), loss)
+            program, granted = program_of_network(traced, parameters, loss)
         except Unlowered as problem:
             if exact:
                 raise InvalidProblem(f"no exact count: there is no rule for {problem}; leave exact out") from problem
