@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from modeq.errors import InvalidProblem
 from modeq.symmetry.countable import check_size, check_value, moving_parameters, traced_network
+from modeq.symmetry.law_polynomials import expression, independent, vanish
 from modeq.symmetry.lie_algebra import Flow, span
 from modeq.symmetry.network_programs import program_of_network
 from modeq.symmetry.numerical_brackets import numerical_span
-from modeq.symmetry.polynomial_laws import expression, independent, polynomial_laws, vanish
+from modeq.symmetry.polynomial_laws import polynomial_laws
 from modeq.symmetry.program_builder import Unlowered
 from modeq.symmetry.programs import Program
 from modeq.symmetry.reparametrisation import polynomials, program_of

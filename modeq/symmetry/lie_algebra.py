@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from modeq.symmetry.modular import BITS, PRIMES, Echelon, PrimeField, random_prime
-from modeq.symmetry.programs import Program, Ring
+from modeq.symmetry.prime_series import Ring
+from modeq.symmetry.programs import Program
 
 # Repeated with new primes and points until an error is less likely than this.
 CERTAINTY = 1e-9

@@ -2,7 +2,7 @@
 
 The search is that of `lie_algebra`, with nested derivatives at a point instead of power series. A space is as large as
 its singular values say, of columns of length 1 less what is there already. Where neurons are dead, or always active,
-there are more laws than elsewhere; so the largest dimension at a few points counts.
+there are more laws than elsewhere; so the largest dimension at some points counts, once two have it.
 """
 
 import warnings
@@ -25,7 +25,7 @@ from modeq.symmetry.traced import Traced
 TOLERANCE = 1e-9
 # and an answer needs such a gap around it.
 LEAST_GAP = 1e3
-POINTS = 4
+LEAST_POINTS, MOST_POINTS = 4, 12
 _DEEPEST = 5
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -70,7 +70,9 @@ def numerical_span(
         If at no point the singular values have a gap, or brackets of more than five factors would be needed.
     """
     found, problems = [], []
-    for k in range(POINTS):
+    for k in range(MOST_POINTS):
+        if len(found) + len(problems) >= LEAST_POINTS and (not found or _times(found) > 1):
+            break
         try:
             with warnings.catch_warnings():
                 # torch compiles helpers with its own deprecated script compiler at the first forward derivative.
@@ -81,12 +83,23 @@ def numerical_span(
             problems.append(problem)
     if not found:
         raise problems[0]
-    granted = tuple(
+    granted = [
         f"tokens are drawn from 0 to {int(x.max())}, the largest in the example"
         for x in example
         if not x.is_floating_point()
-    )
-    return max(found)._replace(granted=granted)
+    ]
+    if len({one.dimension for one in found}) > 1 or _times(found) == 1:
+        granted.append(
+            f"of {len(found)} points {_times(found)} had the largest dimension: where neurons are dead, or always "
+            "active, there are more laws"
+        )
+    return max(found)._replace(granted=tuple(granted))
+
+
+def _times(found: Sequence[NumericalSpan]) -> int:
+    """At how many points the largest dimension was found."""
+    dimensions = [one.dimension for one in found]
+    return dimensions.count(max(dimensions))
 
 
 def _span(potential: "_Potential", flow: Flow, tell: Callable[[str], None]) -> NumericalSpan:

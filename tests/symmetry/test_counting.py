@@ -294,6 +294,14 @@ def test_what_is_granted_is_said():
     assert mq.count_conservation_laws(nn.Embedding(3, 1), TOKENS + 2, exact=False).independent == 0
 
 
+def test_dead_neurons_are_told():
+    """At some points neurons of the second layer are dead."""
+    network = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    found = mq.count_conservation_laws(network, ROW, exact=False)
+    assert found.independent == 8
+    assert "had the largest dimension: where neurons are dead" in found.granted[0]
+
+
 def test_the_seed_and_more_entries_change_nothing():
     phi, variables = PHI["2, 2, 1"]
     more = [*phi, sp.expand(sum(phi) ** 2), 3 * phi[0] + 5, sp.Integer(7)]
