@@ -7,25 +7,26 @@ from itertools import product
 from typing import Any
 
 import sympy as sp
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from modeq.errors import InvalidProblem, choice
+from modeq.symmetry.countable import check_size, check_value, moving_parameters, traced_network
+from modeq.symmetry.law_polynomials import expression, independent, vanish
 from modeq.symmetry.lie_algebra import Flow, span
-from modeq.symmetry.network_programs import Unlowered, program_of_network
+from modeq.symmetry.network_programs import program_of_network
 from modeq.symmetry.numerical_brackets import numerical_span
-from modeq.symmetry.polynomial_laws import expression, independent, polynomial_laws, vanish
+from modeq.symmetry.polynomial_laws import polynomial_laws
+from modeq.symmetry.program_builder import Unlowered
 from modeq.symmetry.programs import Program
 from modeq.symmetry.reparametrisation import polynomials, program_of
-from modeq.symmetry.shapes import operation
-from modeq.symmetry.traced import trace
+from modeq.symmetry.traced import LOSSES
 
-_LARGEST_VALUE = 2**28
 _FLOWS = {"gradient": "gradient flow", "momentum": "momentum flow"}
 
 
 class PolynomialLaws(Sequence[sp.Expr]):
-    """Polynomial conservation laws up to a degree, as sympy expressions; a basis of all.
+    """Polynomial conservation laws up to a degree, as sympy expressions; all others are combinations of their products.
 
     Attributes
     ----------
@@ -90,12 +91,12 @@ class LawCount:
         If exact, a bound of the probability that the random points and primes show so many laws where there are fewer.
         That there are not more is certain.
     gap : float or None
-        If not exact, the smallest singular value that counts over the largest that does not.
+        If not exact, the smallest singular value that counts over the largest that does not; infinite if that is 0.
     flow : "gradient" or "momentum"
     weight_decay : bool
     granted : tuple of str
-        What is taken for granted about the operations of a network. A law that is counted is one of the network in any
-        case.
+        What is taken for granted about a network. A law that is counted is one of the network in any case, but for what
+        is said of ε in norms, which breaks laws of scale by as little as ε is, and of tokens.
     """
 
     independent: int
@@ -122,7 +123,7 @@ class LawCount:
         return "\n".join([*lines, *(f"granted: {what}" for what in self.granted)])
 
     def polynomials(self, degree: int) -> PolynomialLaws:
-        """Return a basis of the polynomial laws up to a degree, without constants.
+        """Return the polynomial laws up to a degree, without constants and products of others.
 
         With momentum they are e^{jτt} times polynomials in θ and θ', with weight decay e^{dλt} times homogeneous ones
         of degree d; with both, laws that hold for every λ. They solve linear equations at random points modulo primes,
@@ -136,7 +137,8 @@ class LawCount:
         -------
         PolynomialLaws
             A sequence of sympy expressions, in the variables of φ, or in symbols such as ``0.weight[1,2]`` for a
-            network.
+            network, in `t`, in `tau` and `x'` of each variable x with momentum, and in `lambda`. Rational laws and the
+            like are not among them.
 
         Raises
         ------
@@ -186,10 +188,11 @@ def count_conservation_laws(
     ----------
     module_or_reparametrisation : nn.Module, or sympy expressions
         A network, of which each nonlinearity becomes as general as its kind allows: for ReLU that is the path lifting.
+        Frozen parameters and buffers are fixed numbers; a parameter that the output does not depend on is conserved.
         Or the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
     input : tensor or tuple of tensors; for φ its variables
-        An example for the network; one sample is enough, and fastest, unless it has batch norm. By default the
-        variables are the symbols in φ, by name.
+        An example for the network, of which the shape counts alone; one sample is enough, and fastest, unless it has
+        batch norm. By default the variables are the symbols in φ, by name.
     loss : None, "mse" or "cross_entropy"
         "cross_entropy" does not see a constant added to all classes; the others see all that φ or the output tell.
     flow : "gradient" or "momentum"
@@ -197,9 +200,11 @@ def count_conservation_laws(
     weight_decay : bool
         Whether −λθ is added to −∇L; laws h(t, θ), for almost every λ.
     exact : bool, optional
-        False asks for singular values of nested derivatives of the network itself, in float64. By default this is done
-        only if it has an operation without a rule; True refuses that.
+        False asks for singular values of nested derivatives of the network itself, in float64, where its tokens are
+        those up to the largest in input. By default this is done only if it has an operation without a rule; True
+        refuses that.
     seed : int
+        Of the random points and primes.
     limit : int
         The most parameters, as the time grows like their cube.
 
@@ -211,7 +216,8 @@ def count_conservation_laws(
     Raises
     ------
     InvalidProblem
-        If φ is no polynomial, something is too large or no example is given.
+        If φ is no polynomial, an argument or the network cannot be used, something is too large, or there is no gap
+        between singular values.
 
     References
     ----------
@@ -239,11 +245,19 @@ def count_conservation_laws(
     >>> [count_conservation_laws(net, torch.zeros(1, 2), flow=flow).independent for flow in ("gradient", "momentum")]
     [3, 0]
     """
-    if flow not in _FLOWS:
+    if flow not in list(_FLOWS):
         raise InvalidProblem(f"flow is {choice(flow, _FLOWS)}")
-    if loss not in (None, "mse", "cross_entropy"):
-        raise InvalidProblem(f"loss is {loss!r}: give None, 'mse' or 'cross_entropy'")
-    moving = Flow(flow == "momentum", bool(weight_decay))
+    if loss is not None and not (isinstance(loss, str) and loss in LOSSES):
+        raise InvalidProblem(f"loss is {loss!r}: give None or one of {list(LOSSES)}")
+    if not isinstance(weight_decay, bool):
+        raise InvalidProblem(
+            f"weight_decay is {weight_decay!r}: give True or False, as the laws are those of almost all λ"
+        )
+    if exact not in (None, True, False):
+        raise InvalidProblem(f"exact is {exact!r}: give None, True or False")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidProblem(f"seed is {seed!r}: give an integer")
+    moving = Flow(flow == "momentum", weight_decay)
     if isinstance(module_or_reparametrisation, nn.Module):
         return _of_network(module_or_reparametrisation, input, loss, moving, exact, seed, limit)
     if loss is not None or exact is False:
@@ -251,28 +265,17 @@ def count_conservation_laws(
             "loss and exact=False are for networks: leave them out, and give a φ that the loss depends on"
         )
     phi, variables = polynomials(module_or_reparametrisation, input)
-    _check_size(len(variables), limit)
+    check_size(len(variables), limit)
     return _exactly(_Asked(program_of(phi, len(variables)), variables, tuple(phi), moving, seed), ())
 
 
 def _of_network(
     module: nn.Module, example: Any, loss: str | None, flow: Flow, exact: bool | None, seed: int, limit: int
 ) -> LawCount:
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise InvalidProblem(f"{type(module).__name__} has no parameter that requires a gradient")
+    parameters = moving_parameters(module)
     size = sum(p.numel() for p in parameters.values())
-    _check_size(size, limit)
-    inputs = example if isinstance(example, tuple) else (example,)
-    if not all(isinstance(x, Tensor) for x in inputs):
-        raise InvalidProblem(
-            f"input is {example!r}: give an example of the network's input, a tensor or a tuple of tensors"
-        )
-    traced = trace(module, inputs, None)
-    if any(operation(node) == "detach" for node in traced.nodes):
-        raise InvalidProblem(
-            "the network detaches a value: what moves it is no gradient of a function of its parameters"
-        )
+    check_size(size, limit)
+    traced, inputs = traced_network(module, parameters, example, loss)
     if exact is not False:
         try:
             program, granted = program_of_network(traced, parameters, loss)
@@ -280,22 +283,10 @@ def _of_network(
             if exact:
                 raise InvalidProblem(f"no exact count: there is no rule for {problem}; leave exact out") from problem
         else:
-            if program.longest * size > _LARGEST_VALUE:
-                raise InvalidProblem(
-                    f"a value of the network has {program.longest} entries, with what is drawn, and there are {size} "
-                    f"parameters: their product is more than {_LARGEST_VALUE}; give fewer samples, or a smaller network"
-                )
+            check_value(program.longest, size)
             return _exactly(_Asked(program, _symbols(parameters), None, flow, seed), granted)
-    dimension, depth, gap = _told("conservation laws", partial(numerical_span, traced, inputs, loss, flow, seed))
-    return _count(size, dimension, depth, flow, exact=False, gap=gap)
-
-
-def _check_size(parameters: int, limit: int) -> None:
-    if parameters > limit:
-        raise InvalidProblem(
-            f"there are {parameters} parameters, more than limit={limit}: count a narrower network, in which the laws "
-            f"are the same families, or give limit={parameters}; the time grows like the cube"
-        )
+    found = _told("conservation laws", partial(numerical_span, traced, inputs, loss, flow, seed))
+    return _count(size, found.dimension, found.depth, flow, exact=False, gap=found.gap, granted=found.granted)
 
 
 def _symbols(parameters: dict[str, nn.Parameter]) -> tuple[sp.Symbol, ...]:

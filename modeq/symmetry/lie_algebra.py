@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from modeq.symmetry.modular import BITS, PRIMES, Echelon, PrimeField, random_prime
-from modeq.symmetry.programs import Program, Ring
+from modeq.symmetry.prime_series import Ring
+from modeq.symmetry.programs import Program
 
 # Repeated with new primes and points until an error is less likely than this.
 CERTAINTY = 1e-9
@@ -222,6 +223,6 @@ def generic_samples(program: Program, field: PrimeField, theta: Tensor) -> Ring:
         gradients = program.gradient(Ring(field, draws), theta.expand(-1, -1, batch, -1), one)
         independent = echelon.add(gradients[0, 0])
         kept.append({k: draw[:, :, independent] for k, draw in draws.items()})
-        if len(independent) < batch:
+        if program.exhausted(len(independent), batch, len(echelon.pivots)):
             return Ring(field, {k: torch.cat([part[k] for part in kept], 2) for k in draws})
         batch *= 2

@@ -8,18 +8,18 @@ which the patterns, values and slopes do vary. For ReLU that is the path lifting
 2307.00144), for attention they are the products of queries with keys and of values with outputs (2025, 2506.06194).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from modeq.symmetry.programs import Add, Constant, Draw, Instruction, Inverse, Linear, Multiply, Program
+from modeq.symmetry.program_builder import Builder, Entries, Unlowered, Value
+from modeq.symmetry.programs import Draw, Linear, Program
 from modeq.symmetry.shapes import moves_entries, operation
 from modeq.symmetry.traced import Traced
 
@@ -36,31 +36,18 @@ _LINEAR = {
     "adaptive_avg_pool3d", "constant_pad_nd", "pad", "upsample_nearest2d", "upsample_bilinear2d", "cumsum", "neg",
     "triu", "tril",
 }  # fmt: skip
-_LARGEST_MATRIX = 2**24
 
 
-class Unlowered(Exception):
-    """An operation without a rule."""
-
-
-class Entries(NamedTuple):
-    """A value of the program, and its shape in the network."""
-
-    number: int
-    shape: tuple[int, ...]
-
-
-Value = Any  # Entries, or a tensor of fixed numbers
-
-
-def program_of_network(traced: Traced, parameters: Sequence[str], loss: str | None) -> tuple[Program, tuple[str, ...]]:
+def program_of_network(
+    traced: Traced, parameters: Mapping[str, Tensor], loss: str | None
+) -> tuple[Program, tuple[str, ...]]:
     """Return the program of random combinations of the outputs, and what it takes for granted.
 
     Parameters
     ----------
     traced : Traced
         Without a loss.
-    parameters : names of those that θ consists of, in this order
+    parameters : those that θ consists of, in this order, by name
     loss : None, or "cross_entropy", of which a combination sums to 0 over the classes
 
     Raises
@@ -69,39 +56,23 @@ def program_of_network(traced: Traced, parameters: Sequence[str], loss: str | No
     """
     lowering = _Lowering(traced, parameters)
     output = lowering.run()
-    shape = output.shape
-    weights = lowering.draw(*shape)
+    weights = lowering.draw(*output.shape)
     if loss == "cross_entropy":
-        weights = lowering.centred(weights, -1 if len(shape) == 3 else 1)
-    count = prod(shape)
-    lowering.emit(Multiply((output.number, weights.number), "in,in->i", ((1, count), (1, count))), (1,))
-    return Program(lowering.size, tuple(lowering.instructions)), tuple(dict.fromkeys(lowering.granted))
+        weights = lowering.centred(weights, -1 if len(output.shape) == 3 else 1)
+    row = (1, prod(output.shape))
+    lowering.product("in,in->i", output.reshaped(*row), weights.reshaped(*row))
+    size = sum(p.numel() for p in parameters.values())
+    return Program(size, tuple(lowering.instructions)), tuple(dict.fromkeys(lowering.granted))
 
 
-def _numbers(tensor: Tensor) -> tuple[Fraction, ...]:
-    return tuple(Fraction(float(x)) for x in tensor.detach().flatten())
-
-
-@dataclass
-class _Lowering:
-    traced: Traced
-    parameters: Sequence[str]
-    instructions: list[Instruction] = field(default_factory=list)
-    granted: list[str] = field(default_factory=list)
-    blocked: dict[int, Tensor] = field(default_factory=dict)  # value -> where it is −∞
-    tokens: dict[Node, Entries] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        values = self.traced.values
-        starts, start = {}, 0
-        for name in self.parameters:
-            starts[name] = start
-            start += values[name].numel() if name in values else 0
-        self.starts, self.size = starts, start
-
-    def emit(self, instruction: Instruction, shape: Sequence[int]) -> Entries:
-        self.instructions.append(instruction)
-        return Entries(len(self.instructions), tuple(shape))
+class _Lowering(Builder):
+    def __init__(self, traced: Traced, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.traced = traced
+        self.blocked: dict[int, Tensor] = {}  # value -> where it is −∞
+        self.tokens: dict[Node, Entries] = {}
+        starts = accumulate((p.numel() for p in parameters.values()), initial=0)
+        self.starts = dict(zip(parameters, starts, strict=False))
 
     def run(self) -> Entries:
         values: dict[Node, Value] = {}
@@ -109,11 +80,7 @@ class _Lowering:
             if node.op == "placeholder":
                 values[node] = self._placeholder(node)
             elif node.op == "output":
-                (outputs,) = node.args
-                found = values[outputs[0]] if isinstance(outputs, tuple) and len(outputs) == 1 else None
-                if not isinstance(found, Entries):
-                    raise Unlowered("an output that is no single tensor")
-                return found
+                return self.lifted(values[node.args[0][0]])  # type: ignore[index]
             else:
                 values[node] = self._apply(node, values)
         raise Unlowered("no output")
@@ -126,8 +93,9 @@ class _Lowering:
                 return tensor.detach()
             take = self.starts[name] + torch.arange(tensor.numel())
             return self.emit(Linear((0,), tensor.numel(), take), tensor.shape)
-        if node.name in self.traced.buffers:
-            return self.traced.buffers[node.name]
+        fixed = self.traced.buffers | self.traced.constants
+        if node.name in fixed:
+            return fixed[node.name]
         return self.draw(*value.shape) if value.is_floating_point() else node
 
     def _apply(self, node: Node, values: dict[Node, Value]) -> Value:
@@ -151,96 +119,18 @@ class _Lowering:
         if moves_entries(node):
             return self._moved(node, values)
         first = given[next(iter(given))]
-        if name in _SAME:
+        if name in _SAME and node.meta["val"].is_floating_point():
             return first
         if name in _HOMOGENEOUS:
             plain = "dropout" in name and not (given["train"] and given["p"])
             return first if plain else self.times(self.draw(*first.shape), first)
         if name in _CURVED:
-            self.granted.append(f"value and slope of {name} are unrelated")
-            return self.plus(self.times(self.draw(*first.shape), first), self.draw(*first.shape))
+            return self.curved(first, name)
         if name in _LINEAR:
             return self.linear(first, lambda x: node.target(x, *node.args[1:], **node.kwargs))
         raise Unlowered(f"{name} in {self.traced.module_of(node)}")
 
-    # --- building blocks ---------------------------------------------------------------------------------------------
-
-    def draw(self, *shape: int) -> Entries:
-        return self.emit(Draw(prod(shape)), shape)
-
-    def lifted(self, value: Value) -> Entries:
-        """Fixed numbers as a value of the program."""
-        if isinstance(value, Entries):
-            return value
-        tensor = torch.as_tensor(value)
-        if not torch.isfinite(tensor).all():
-            raise Unlowered("a constant that is not finite")
-        return self.emit(Constant(_numbers(tensor)), tensor.shape)
-
-    def take(self, sources: Sequence[Entries], index: Tensor) -> Entries:
-        """Entries of the concatenated sources; 0 where the index is −1."""
-        flat = index.flatten()
-        numbers, length = tuple(source.number for source in sources), sum(prod(source.shape) for source in sources)
-        if (flat < 0).any():
-            put = (flat >= 0).nonzero().flatten()
-            return self.emit(Linear(numbers, len(flat), flat[put], put), index.shape)
-        if len(sources) == 1 and len(flat) == length and torch.equal(flat, torch.arange(length)):
-            return Entries(numbers[0], tuple(index.shape))
-        return self.emit(Linear(numbers, len(flat), flat), index.shape)
-
-    def reshaped(self, value: Entries, *shape: int) -> Entries:
-        return Entries(value.number, tuple(shape))
-
-    def expanded(self, value: Value, shape: Sequence[int]) -> Entries:
-        value = self.lifted(value)
-        return self.take([value], torch.arange(prod(value.shape)).reshape(value.shape).expand(*shape))
-
-    def times(self, a: Value, b: Value) -> Entries:
-        shape = torch.broadcast_shapes(self.lifted(a).shape, self.lifted(b).shape)
-        a, b = self.expanded(a, shape), self.expanded(b, shape)
-        count = (prod(shape),)
-        return self.emit(Multiply((a.number, b.number), "n,n->n", (count, count)), shape)
-
-    def plus(self, a: Value, b: Value) -> Entries:
-        shape = torch.broadcast_shapes(self.lifted(a).shape, self.lifted(b).shape)
-        a, b = self.expanded(a, shape), self.expanded(b, shape)
-        return self.emit(Add((a.number, b.number), prod(shape)), shape)
-
-    def product(self, equation: str, a: Entries, b: Entries) -> Entries:
-        """`torch.einsum` without broadcasting."""
-        inputs, out = equation.split("->")
-        sizes = dict(zip(inputs.replace(",", ""), (*a.shape, *b.shape), strict=True))
-        instruction = Multiply((a.number, b.number), equation, (a.shape, b.shape))
-        return self.emit(instruction, [sizes[letter] for letter in out])
-
-    def linear(self, value: Entries, function: Callable[[Tensor], Tensor]) -> Entries:
-        """A linear function without parameters, from its matrix."""
-        count = prod(value.shape)
-        unit = torch.eye(count, dtype=torch.float64).reshape(count, *value.shape)
-        image = torch.stack([function(x) for x in unit])
-        shape = image.shape[1:]
-        if image.numel() > _LARGEST_MATRIX:
-            raise Unlowered(f"a linear map from {count} to {prod(shape)} entries")
-        matrix = image.reshape(count, -1)
-        take, put = matrix.nonzero(as_tuple=True)
-        weights = tuple(Fraction(float(x)).limit_denominator(2**16) for x in matrix[take, put])
-        plain = all(weight == 1 for weight in weights)
-        return self.emit(Linear((value.number,), prod(shape), take, put, None if plain else weights), shape)
-
-    def centred(self, value: Entries, dim: int, allowed: Tensor | None = None) -> Entries:
-        """Less the mean along an axis, of the allowed entries; the others are 0."""
-        allowed = torch.ones(value.shape, dtype=torch.bool) if allowed is None else allowed.expand(value.shape)
-        allowed = allowed.movedim(dim, -1).reshape(-1, value.shape[dim])
-        index = torch.arange(prod(value.shape)).reshape(value.shape).movedim(dim, -1).reshape(allowed.shape)
-        take, put, weights = [], [], []
-        for row, open_ in zip(index, allowed, strict=True):
-            row = row[open_]
-            n = len(row)
-            take.append(row.repeat(n))
-            put.append(row.repeat_interleave(n))
-            weights += [Fraction(int(i == j)) - Fraction(1, n) for i in range(n) for j in range(n)]
-        linear = Linear((value.number,), prod(value.shape), torch.cat(take), torch.cat(put), tuple(weights))
-        return self.emit(linear, value.shape)
+    # --- entries that are moved --------------------------------------------------------------------------------------
 
     def _moved(self, node: Node, values: dict[Node, Value]) -> Value:
         """An operation that moves entries, from what it does to their numbers."""
@@ -250,17 +140,12 @@ class _Lowering:
             value = values[n]
             if isinstance(value, Tensor) and not value.is_floating_point():
                 return value
-            found = (
-                [self.lifted(part) for part in value]
-                if isinstance(value, list | tuple) and not _is_entries(value)
-                else [self.lifted(value)]
-            )
+            several = isinstance(value, list | tuple) and not _is_entries(value)
             result = []
-            for entries in found:
-                start = sum(prod(source.shape) for source in sources)
+            for entries in map(self.lifted, value if several else [value]):
+                result.append(sum(prod(source.shape) for source in sources) + entries.index())
                 sources.append(entries)
-                result.append(start + torch.arange(prod(entries.shape)).reshape(entries.shape))
-            return result[0] if _is_entries(value) or isinstance(value, Tensor) else result
+            return result if several else result[0]
 
         arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), numbers)
         found = node.target(*arguments, **keywords)
@@ -297,9 +182,6 @@ class _Lowering:
             return self.times(given["self"], self.inverse(other))
         return self.times(given["self"], 1 / torch.as_tensor(other, dtype=torch.float64))
 
-    def inverse(self, value: Entries) -> Entries:
-        return self.emit(Inverse((value.number,), prod(value.shape)), value.shape)
-
     def _pow(self, given: dict[str, Any], node: Node) -> Entries:
         value, exponent = given["self"], given["exponent"]
         if not isinstance(exponent, int | float) or exponent != int(exponent) or not 1 <= exponent <= 8:
@@ -312,19 +194,31 @@ class _Lowering:
     def _square(self, given: dict[str, Any], node: Node) -> Entries:
         return self.times(given["self"], given["self"])
 
+    def _glu(self, given: dict[str, Any], node: Node) -> Entries:
+        x = given["self"]
+        index = torch.arange(prod(x.shape)).reshape(x.shape)
+        one, gate = (self.take([x], half) for half in index.chunk(2, given["dim"]))
+        return self.times(one, self.curved(gate, "sigmoid"))
+
+    def _bilinear(self, given: dict[str, Any], node: Node) -> Entries:
+        a, b, weight = (self.lifted(given[name]) for name in ("input1", "input2", "weight"))
+        a, b = (x.reshaped(prod(x.shape[:-1]), x.shape[-1]) for x in (a, b))
+        found = self.product("roj,rj->ro", self.product("ri,oij->roj", a, weight), b)
+        return self.affine(found.reshaped(*node.meta["val"].shape), None, given["bias"], (weight.shape[0],))
+
     def _matmul(self, given: dict[str, Any], node: Node) -> Entries:
         a, b = (self.lifted(given[name]) for name in _names(node)[:2])
         shape = torch.matmul(torch.empty(a.shape, device="meta"), torch.empty(b.shape, device="meta")).shape
-        a = self.reshaped(a, 1, *a.shape) if len(a.shape) == 1 else a
-        b = self.reshaped(b, *b.shape, 1) if len(b.shape) == 1 else b
+        a = a.reshaped(1, *a.shape) if len(a.shape) == 1 else a
+        b = b.reshaped(*b.shape, 1) if len(b.shape) == 1 else b
         if len(b.shape) == 2:
-            found = self.product("ik,kj->ij", self.reshaped(a, prod(a.shape[:-1]), a.shape[-1]), b)
+            found = self.product("ik,kj->ij", a.reshaped(prod(a.shape[:-1]), a.shape[-1]), b)
         else:
             batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
             a, b = (self.expanded(x, (*batch, *x.shape[-2:])) for x in (a, b))
-            a, b = (self.reshaped(x, prod(batch), *x.shape[-2:]) for x in (a, b))
+            a, b = (x.reshaped(prod(batch), *x.shape[-2:]) for x in (a, b))
             found = self.product("pik,pkj->pij", a, b)
-        return self.reshaped(found, *shape)
+        return found.reshaped(*shape)
 
     _mm = _bmm = _matmul
 
@@ -345,32 +239,21 @@ class _Lowering:
 
     def _linear(self, given: dict[str, Any], node: Node) -> Entries:
         x, weight = self.lifted(given["input"]), self.lifted(given["weight"])
-        rows = self.reshaped(x, prod(x.shape[:-1]), x.shape[-1])
-        found = self.reshaped(self.product("rk,ok->ro", rows, weight), *x.shape[:-1], weight.shape[0])
+        rows = x.reshaped(prod(x.shape[:-1]), x.shape[-1])
+        found = self.product("rk,ok->ro", rows, weight).reshaped(*x.shape[:-1], weight.shape[0])
         return found if given["bias"] is None else self.plus(found, given["bias"])
 
     def _conv2d(self, given: dict[str, Any], node: Node) -> Entries:
         x, weight, groups = self.lifted(given["input"]), self.lifted(given["weight"]), given["groups"]
-        stride, padding, dilation = (given[name] for name in ("stride", "padding", "dilation"))
-        if isinstance(padding, str):
-            raise Unlowered(f"a convolution with padding {padding!r}")
-        one = len(weight.shape) == 3
-        if one:  # of one dimension: an image of one row
-            x, weight = (self.reshaped(v, *v.shape[:2], 1, v.shape[2]) for v in (x, weight))
-            stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
-        if len(x.shape) != 4:
-            raise Unlowered("a convolution of this dimension, or without a batch")
-        batch, outputs, kernel = x.shape[0], weight.shape[0], weight.shape[2:]
-        columns = self.take([x], _windows(x.shape, kernel, stride, padding, dilation))
-        columns = self.reshaped(columns, batch, groups, prod(weight.shape[1:]), columns.shape[-1])
-        filters = self.reshaped(weight, groups, outputs // groups, prod(weight.shape[1:]))
-        found = self.product("ngkl,gok->ngol", columns, filters)
-        shape = tuple(node.meta["val"].shape)
-        found = self.reshaped(found, *shape)
-        if given["bias"] is None:
-            return found
-        bias = self.lifted(given["bias"])
-        return self.plus(found, self.reshaped(bias, outputs, *[1] * (len(shape) - 2)))
+        if isinstance(given["padding"], str):
+            raise Unlowered(f"a convolution with padding {given['padding']!r}")
+        if len(x.shape) != len(weight.shape):
+            raise Unlowered("a convolution without a batch")
+        columns, _ = self._windows(x, weight.shape[2:], given)
+        columns = columns.reshaped(x.shape[0], groups, prod(weight.shape[1:]), columns.shape[-1])
+        filters = weight.reshaped(groups, weight.shape[0] // groups, prod(weight.shape[1:]))
+        found = self.product("ngkl,gok->ngol", columns, filters).reshaped(*node.meta["val"].shape)
+        return self.affine(found, None, given["bias"], (weight.shape[0], *[1] * (len(x.shape) - 2)))
 
     _conv1d = _conv2d
 
@@ -386,48 +269,43 @@ class _Lowering:
             count = prod(shape)
             drawn = self.emit(Draw(count * weight.shape[0], choices=weight.shape[0]), (count, weight.shape[0]))
             self.tokens[index] = drawn
+            self.granted.append("the sequences of tokens that are drawn stand for all")
         if self.tokens[index].shape[1] != weight.shape[0]:
             raise Unlowered("tokens of two vocabularies")
         found = self.product("tv,vd->td", self.tokens[index], weight)
-        return self.reshaped(found, *shape, weight.shape[1])
+        return found.reshaped(*shape, weight.shape[1])
 
     # --- the largest of some entries ---------------------------------------------------------------------------------
 
     def _max_pool2d(self, given: dict[str, Any], node: Node) -> Entries:
-        x, kernel, padding, dilation = (given[name] for name in ("self", "kernel_size", "padding", "dilation"))
-        one = operation(node) == "max_pool1d"
-        pairs = [[n] * (1 if one else 2) if isinstance(n, int) else list(n) for n in (kernel, padding, dilation)]
-        kernel, padding, dilation = (n * 2 if len(n) == 1 and not one else n for n in pairs)
-        stride = list(given["stride"]) or kernel
-        if given["ceil_mode"] or len(x.shape) != (3 if one else 4):
+        x, dims = given["self"], 1 if operation(node) == "max_pool1d" else 2
+        if given["ceil_mode"] or len(x.shape) != 2 + dims:
             raise Unlowered("a max-pool with ceil_mode, or without a batch")
-        shape = (prod(x.shape[:2]), 1, 1, x.shape[2]) if one else (prod(x.shape[:2]), 1, *x.shape[2:])
-        if one:
-            kernel, stride, padding, dilation = [1, *kernel], [1, *stride], [0, *padding], [1, *dilation]
-        outside = _windows(shape, kernel, stride, padding, dilation)
-        windows = self.take([x], outside)
-        return self.reshaped(self.chosen(windows, 1, outside < 0), *node.meta["val"].shape)
+        kernel = given["kernel_size"]
+        images = x.reshaped(prod(x.shape[:2]), 1, *x.shape[2:])
+        windows, inside = self._windows(images, kernel, given | {"stride": given["stride"] or kernel})
+        return self.chosen(windows, 1, inside).reshaped(*node.meta["val"].shape)
+
+    def _windows(self, x: Entries, kernel: Sequence[int], given: dict[str, Any]) -> tuple[Entries, Tensor]:
+        """The entries in each window (batch, channel·kernel, place) of an image; which are not in the padding."""
+        dims = len(x.shape) - 2  # one dimension is an image of one row
+        sizes = {"kernel_size": kernel, **{name: given[name] for name in ("stride", "padding", "dilation")}}
+        for name, n in sizes.items():
+            each = [n] if isinstance(n, int) else list(n)
+            sizes[name] = [int(name != "padding"), *each] if dims == 1 else each * (2 // len(each))
+        numbers = 1 + x.index().reshape(*x.shape[:2], -1, x.shape[-1]).to(torch.float64)
+        index = F.unfold(numbers, **sizes).long() - 1
+        return self.take([x], index), index >= 0
 
     _max_pool1d = _max_pool2d
-
-    def chosen(self, x: Entries, dim: int, outside: Tensor | None = None) -> Entries:
-        """One of the entries along an axis: their sum with weights that sum to 1, and are 0 outside."""
-        allowed = torch.ones(x.shape, dtype=torch.bool) if outside is None else ~outside
-        weights = self.plus(self.centred(self.draw(*x.shape), dim, allowed), self.shares(allowed, dim))
-        return self.linear(self.times(x, weights), lambda v: v.sum(dim))
-
-    def shares(self, allowed: Tensor, dim: int) -> Entries:
-        """Equal numbers that sum to 1 along an axis."""
-        counts = allowed.sum(dim, keepdim=True).expand(allowed.shape)
-        pairs = zip(allowed.flatten().tolist(), counts.flatten().tolist(), strict=True)
-        return self.emit(Constant(tuple(Fraction(int(one), count) for one, count in pairs)), allowed.shape)
 
     def _amax(self, given: dict[str, Any], node: Node) -> Entries:
         x = given["self"]
         dims = tuple(dim % len(x.shape) for dim in given["dim"]) or tuple(range(len(x.shape)))
         moved = torch.arange(prod(x.shape)).reshape(x.shape).movedim(dims, tuple(range(-len(dims), 0)))
-        found = self.chosen(self.take([x], moved.flatten(-len(dims))), -1)
-        return self.reshaped(found, *node.meta["val"].shape)
+        windows = self.take([x], moved.flatten(-len(dims)))
+        found = self.chosen(windows, -1, torch.ones(windows.shape, dtype=torch.bool))
+        return found.reshaped(*node.meta["val"].shape)
 
     _amin = _amax
 
@@ -452,18 +330,6 @@ class _Lowering:
         allowed = torch.ones(x.shape, dtype=torch.bool) if blocked is None else ~blocked
         return self.softmax(x, dim, allowed)
 
-    def softmax(self, x: Entries, dim: int, allowed: Tensor) -> Entries:
-        """A value that sums to 1, and a slope that neither sees nor changes sums."""
-        if not allowed.any(dim).all():
-            raise Unlowered("a softmax over nothing")
-        n = x.shape[dim]
-        moved = torch.arange(prod(x.shape)).reshape(x.shape).movedim(dim, -1)
-        rows = self.take([self.centred(x, dim, allowed)], moved.reshape(-1, n))
-        mixed = self.product("rmn,rn->rm", self.draw(len(moved.reshape(-1, n)), n, n), rows)
-        sloped = self.take([mixed], moved.flatten().argsort().reshape(x.shape))
-        both = self.centred(self.plus(sloped, self.draw(*x.shape)), dim, allowed)
-        return self.plus(both, self.shares(allowed, dim))
-
     def _scaled_dot_product_attention(self, given: dict[str, Any], node: Node) -> Entries:
         query, key, value = (self.lifted(given[name]) for name in ("query", "key", "value"))
         mask = given["attn_mask"]
@@ -472,48 +338,27 @@ class _Lowering:
         batch = query.shape[:-2]
         if key.shape[:-2] != batch or value.shape[:-2] != batch:
             raise Unlowered("attention that broadcasts")
-        query, key, value = (self.reshaped(v, prod(batch), *v.shape[-2:]) for v in (query, key, value))
+        query, key, value = (v.reshaped(prod(batch), *v.shape[-2:]) for v in (query, key, value))
         scores = self.product("pik,pjk->pij", query, key)  # a factor would change nothing
         n, m = scores.shape[1:]
         allowed = torch.ones(*batch, n, m, dtype=torch.bool)
         if given["is_causal"]:
             allowed = allowed.tril()
-        if mask is not None:
-            if mask.dtype != torch.bool:
-                scores = self.plus(
-                    scores,
-                    self.reshaped(
-                        self.expanded(mask.masked_fill(torch.isneginf(mask), 0), allowed.shape), *scores.shape
-                    ),
-                )
-            allowed = allowed & (mask if mask.dtype == torch.bool else ~torch.isneginf(mask))
+        if mask is not None and mask.dtype == torch.bool:
+            allowed = allowed & mask
+        elif mask is not None:
+            allowed = allowed & ~torch.isneginf(mask)
+            added = mask.masked_fill(torch.isneginf(mask), 0).expand(allowed.shape)
+            scores = self.plus(scores, added.reshape(scores.shape))
         attended = self.softmax(scores, 2, allowed.reshape(-1, n, m))
         found = self.product("pij,pjd->pid", attended, value)
-        return self.reshaped(found, *batch, n, value.shape[-1])
-
-    def normalised(self, x: Entries, groups: Tensor, centre: bool) -> Entries:
-        """Each group (G, n) of entries z divided by its size |z|.
-
-        It is z⟨c,z⟩/⟨z,z⟩ with a random c, whose value and derivative are those of z/|z| where c = z/|z|.
-        """
-        self.granted.append("norms divide by the size alone: ε is 0")
-        z = self.take([x], groups)
-        z = self.centred(z, 1) if centre else z
-        along = self.product("gn,gn->g", z, self.draw(*z.shape))
-        factor = self.times(along, self.inverse(self.product("gn,gn->g", z, z)))
-        found = self.product("gn,g->gn", z, factor)
-        return self.take([found], groups.flatten().argsort().reshape(x.shape))
-
-    def _affine(self, value: Entries, weight: Value, bias: Value, shape: Sequence[int]) -> Entries:
-        if weight is not None:
-            value = self.times(value, self.reshaped(self.lifted(weight), *shape))
-        return value if bias is None else self.plus(value, self.reshaped(self.lifted(bias), *shape))
+        return found.reshaped(*batch, n, value.shape[-1])
 
     def _layer_norm(self, given: dict[str, Any], node: Node) -> Entries:
         x, shape = given["input"], tuple(given["normalized_shape"])
         groups = torch.arange(prod(x.shape)).reshape(-1, prod(shape))
         found = self.normalised(x, groups, centre=operation(node) == "layer_norm")
-        return self._affine(found, given["weight"], given.get("bias"), shape)
+        return self.affine(found, given["weight"], given.get("bias"), shape)
 
     _rms_norm = _layer_norm
 
@@ -521,7 +366,7 @@ class _Lowering:
         x = given["input"]
         groups = torch.arange(prod(x.shape)).reshape(x.shape[0] * given["num_groups"], -1)
         found = self.normalised(x, groups, centre=True)
-        return self._affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
+        return self.affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
 
     def _instance_norm(self, given: dict[str, Any], node: Node) -> Entries:
         x = given["input"]
@@ -529,7 +374,7 @@ class _Lowering:
             raise Unlowered("instance norm with statistics of its own")
         groups = torch.arange(prod(x.shape)).reshape(prod(x.shape[:2]), -1)
         found = self.normalised(x, groups, centre=True)
-        return self._affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
+        return self.affine(found, given["weight"], given["bias"], (x.shape[1], *[1] * (len(x.shape) - 2)))
 
     def _weight_norm(self, given: dict[str, Any], node: Node) -> Entries:
         v, dim = given["v"], given["dim"]
@@ -544,7 +389,7 @@ class _Lowering:
         else:
             mean, var = (given[name].to(torch.float64).reshape(shape) for name in ("running_mean", "running_var"))
             found = self.times(self.plus(x, -mean), (var + given["eps"]).rsqrt())
-        return self._affine(found, given["weight"], given["bias"], shape)
+        return self.affine(found, given["weight"], given["bias"], shape)
 
 
 def _is_entries(value: Any) -> bool:
@@ -560,12 +405,3 @@ def _named(node: Node, of: Callable[[Node], Any]) -> dict[str, Any]:
     found = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}  # type: ignore[union-attr]
     found |= dict(zip(_names(node), node.args, strict=False)) | node.kwargs
     return {name: torch.fx.node.map_arg(found[name], of) for name in _names(node) if name in found}
-
-
-def _windows(
-    shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
-    """The numbers of the entries in each window (batch, channel·kernel, place) of an image; −1 in the padding."""
-    numbers = 1 + torch.arange(prod(shape), dtype=torch.float64).reshape(*shape)
-    stride, padding, dilation = (tuple(n) * (2 // len(n)) for n in (stride, padding, dilation))
-    return F.unfold(numbers, tuple(kernel), dilation=dilation, padding=padding, stride=stride).long() - 1

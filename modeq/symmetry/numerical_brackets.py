@@ -2,19 +2,22 @@
 
 The search is that of `lie_algebra`, with nested derivatives at a point instead of power series. A space is as large as
 its singular values say, of columns of length 1 less what is there already. Where neurons are dead, or always active,
-there are more laws than elsewhere; so the largest dimension at a few points counts.
+there are more laws than elsewhere; so the largest dimension at some points counts, once two have it.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
+from torch.utils._pytree import tree_map
 
 from modeq.errors import InvalidProblem
 from modeq.symmetry.lie_algebra import Flow
+from modeq.symmetry.programs import tokens
 from modeq.symmetry.shapes import operation
 from modeq.symmetry.traced import Traced
 
@@ -22,23 +25,26 @@ from modeq.symmetry.traced import Traced
 TOLERANCE = 1e-9
 # and an answer needs such a gap around it.
 LEAST_GAP = 1e3
-POINTS = 4
+LEAST_POINTS, MOST_POINTS = 4, 12
 _DEEPEST = 5
 _TINY = torch.finfo(torch.float64).tiny
 
 
 class NumericalSpan(NamedTuple):
-    """The space of all directions: its dimension, the factors of the longest bracket, and the gap.
+    """The space of all directions: its dimension, the factors of the longest bracket, the gap, and what is granted.
 
-    The gap is the smallest singular value that counts over the largest that does not.
+    The gap is the smallest singular value that counts over the largest that does not, infinite if that is 0.
     """
 
     dimension: int
     depth: int
     gap: float
+    granted: tuple[str, ...] = ()
 
 
 Field = Callable[[Tensor, Tensor], Tensor]
+# Fields as differences of two, that their cancellation can be told from rounding.
+Difference = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def numerical_span(
@@ -64,17 +70,36 @@ def numerical_span(
         If at no point the singular values have a gap, or brackets of more than five factors would be needed.
     """
     found, problems = [], []
-    for k in range(POINTS):
+    for k in range(MOST_POINTS):
+        if len(found) + len(problems) >= LEAST_POINTS and (not found or _times(found) > 1):
+            break
         try:
             with warnings.catch_warnings():
                 # torch compiles helpers with its own deprecated script compiler at the first forward derivative.
                 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+                warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
                 found.append(_span(_Potential(traced, example, loss, 1000 * seed + k), flow, tell))
         except InvalidProblem as problem:
             problems.append(problem)
     if not found:
         raise problems[0]
-    return max(found)
+    granted = [
+        f"tokens are drawn from 0 to {int(x.max())}, the largest in the example"
+        for x in example
+        if not x.is_floating_point()
+    ]
+    if len({one.dimension for one in found}) > 1 or _times(found) == 1:
+        granted.append(
+            f"of {len(found)} points {_times(found)} had the largest dimension: where neurons are dead, or always "
+            "active, there are more laws"
+        )
+    return max(found)._replace(granted=tuple(granted))
+
+
+def _times(found: Sequence[NumericalSpan]) -> int:
+    """At how many points the largest dimension was found."""
+    dimensions = [one.dimension for one in found]
+    return dimensions.count(max(dimensions))
 
 
 def _span(potential: "_Potential", flow: Flow, tell: Callable[[str], None]) -> NumericalSpan:
@@ -88,21 +113,22 @@ def _span(potential: "_Potential", flow: Flow, tell: Callable[[str], None]) -> N
         gradient = grad(lambda theta: (potential.weights(t) * potential(theta)).sum())(s[:size])
         return (drift @ s.view(blocks, size) + push * gradient).flatten()
 
-    def gradients(s: Tensor, t: Tensor) -> Tensor:
+    def gradients(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         found = potential.gradients(s[:size])
-        return torch.cat([*[torch.zeros_like(found)] * (blocks - 1), found], 1)
+        found = torch.cat([*[torch.zeros_like(found)] * (blocks - 1), found], 1)
+        return found, torch.zeros_like(found)
 
     return _closure(gradients, moving, state, tell)
 
 
-def _closure(columns: Field, moving: Field, state: Tensor, tell: Callable[[str], None]) -> NumericalSpan:
+def _closure(columns: Difference, moving: Field, state: Tensor, tell: Callable[[str], None]) -> NumericalSpan:
     zero = torch.zeros((), dtype=torch.float64)
     basis = torch.zeros(len(state), 0, dtype=torch.float64)
-    kept, dropped = 1.0, _TINY
+    kept, dropped = 1.0, 0.0
     for depth in range(_DEEPEST + 1):
-        found = columns(state, zero)
-        lengths = found.norm(dim=1, keepdim=True).clamp_min(_TINY)
-        rest = found / lengths
+        plus, minus = columns(state, zero)
+        lengths = (plus.norm(dim=1, keepdim=True) + minus.norm(dim=1, keepdim=True)).clamp_min(_TINY)
+        rest = (plus - minus) / lengths
         for _ in range(2):  # twice is enough (Kahan, Parlett)
             rest = rest - rest @ basis @ basis.T
         left, singular, right = torch.linalg.svd(rest, full_matrices=False)
@@ -118,23 +144,27 @@ def _closure(columns: Field, moving: Field, state: Tensor, tell: Callable[[str],
 
 
 def _judged(kept: float, dropped: float) -> float:
-    if kept / dropped < LEAST_GAP:
+    if kept < LEAST_GAP * dropped:
         raise InvalidProblem(
             f"the singular values go from {kept:.1e} to {dropped:.1e} without a gap, so that no dimension can be told: "
             "give a smaller network, another seed or, if its operations have rules, exact=True"
         )
-    return kept / dropped
+    return kept / dropped if dropped else inf
 
 
-def _mixed(columns: Field, weights: Tensor) -> Field:
-    return lambda s, t: weights @ columns(s, t)
-
-
-def _bracketed(columns: Field, moving: Field) -> Field:
+def _mixed(columns: Difference, weights: Tensor) -> Field:
     def found(s: Tensor, t: Tensor) -> Tensor:
+        plus, minus = columns(s, t)
+        return weights @ (plus - minus)
+
+    return found
+
+
+def _bracketed(columns: Field, moving: Field) -> Difference:
+    def found(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         velocity, one = moving(s, t), torch.ones_like(t)
         values, change = jvp(columns, (s, t), (velocity, one))
-        return vmap(lambda b: jvp(lambda x: moving(x, t), (s,), (b,))[1])(values) - change
+        return vmap(lambda b: jvp(lambda x: moving(x, t), (s,), (b,))[1])(values), change
 
     return found
 
@@ -153,11 +183,12 @@ class _Potential:
     def __init__(self, traced: Traced, example: Sequence[Tensor], loss: str | None, seed: int) -> None:
         self.traced = traced
         self.generator = torch.Generator().manual_seed(seed)
+        self.fixed = traced.buffers | traced.constants
         self.moved = {name: p for name, p in traced.values.items() if name not in traced.frozen}
         self.sizes = [p.numel() for p in self.moved.values()]
         self.size = sum(self.sizes)
         self.start = torch.cat([self._initial(p) for p in self.moved.values()])
-        self.samples = self.size + 8
+        self.samples = self.size + 8 if all(x.is_floating_point() for x in example) else 8 * (self.size + 1)
         self.inputs = [self._like(example[int(node.name.rpartition("_")[2])]) for node in self._placeholders()]
         one = self._outputs(self.start, *(x[0] for x in self.inputs))
         self.outputs = self.random(self.samples, *one.shape)
@@ -166,7 +197,7 @@ class _Potential:
         self.streams = self.random(_DEEPEST + 2, self.samples)
 
     def _placeholders(self) -> list[torch.fx.Node]:
-        known = {*self.traced.parameters, *self.traced.buffers}
+        known = {*self.traced.parameters, *self.fixed}
         return [node for node in self.traced.nodes if node.op == "placeholder" and node.name not in known]
 
     def random(self, *shape: int) -> Tensor:
@@ -181,7 +212,7 @@ class _Potential:
         shape = (self.samples, *x.shape)
         if x.is_floating_point():
             return 1.5 * self.random(*shape)
-        return torch.randint(0, int(x.max()) + 1, shape, generator=self.generator)
+        return tokens(self.generator, self.samples, prod(x.shape), int(x.max()) + 1).reshape(shape)
 
     def _outputs(self, theta: Tensor, *inputs: Tensor) -> Tensor:
         parts = zip(self.moved.items(), theta.split(self.sizes), strict=True)
@@ -190,8 +221,8 @@ class _Potential:
         for node in self.traced.nodes:
             if node.op == "placeholder" and node not in values:
                 name = self.traced.parameters.get(node.name)
-                held = self.traced.buffers[node.name] if name is None else self.traced.values[name]
-                values[node] = parameters[name] if name in parameters else _double(held)
+                held = self.fixed[node.name] if name is None else self.traced.values[name]
+                values[node] = parameters[name] if name in parameters else _double(held.detach())
             elif node.op == "call_function":
                 values[node] = _run(node, values)
         (outputs,) = self.traced.nodes[-1].args
@@ -217,9 +248,8 @@ class _Potential:
         return found
 
 
-def _double(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.double() if tensor.is_floating_point() else tensor
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _run(node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
@@ -228,7 +258,17 @@ def _run(node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
     if "dropout" in operation(node) and arguments[1] and arguments[2]:
         raise InvalidProblem("the network draws random numbers for dropout: give module.eval()")
     function = _WRITTEN_OUT.get(operation(node), node.target)
-    return function(*arguments, **keywords)
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and schema.is_mutable:  # which vmap refuses for what samples share
+        function = getattr(torch.ops.aten, operation(node))
+    try:
+        found = function(*arguments, **keywords)
+    except (RuntimeError, NotImplementedError) as error:
+        raise InvalidProblem(
+            f"torch has no nested derivatives of {operation(node)}: give the network with other operations "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return tree_map(_double, found)
 
 
 def _normalised(x: Tensor, axes: list[int], epsilon: float) -> Tensor:

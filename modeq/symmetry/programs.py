@@ -1,154 +1,39 @@
 """Straight-line programs: functions of the parameters as few kinds of operations, run on power series modulo a prime.
 
 A program computes one number ψ(θ) for each sample. All samples share θ and differ in what is drawn: inputs, activation
-patterns, weights of the outputs. A value is a tensor (T, 1 + C, S, n): T coefficients of a series in t; the value
-itself and its derivatives in C directions, or the value alone where these are 0; S samples, or 1 for what is shared; n
-entries.
+patterns, weights of the outputs. Values are tensors (T, 1 + C, S, n) as in `prime_series`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import log2, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
 from modeq.symmetry.modular import PrimeField
+from modeq.symmetry.prime_series import Ring, padded, words
+from modeq.symmetry.sizes import Size, heights
 
-# Letters of the axes of every value: coefficient, coefficient of a factor, direction, sample.
-_COEFFICIENT, _FACTOR, _DIRECTION, _SAMPLE = "TUCS"
 
+def tokens(generator: torch.Generator, samples: int, places: int, choices: int) -> Tensor:
+    """Return random tokens (samples, places): few different ones in a sample as often as many, and each in its turn.
 
-@dataclass(frozen=True)
-class Size:
-    """A bound of an array of rational functions N_i/Q, with integer coefficients, of all that is random.
-
-    Attributes
-    ----------
-    degree, degree_below : degrees of the N_i and of their common denominator Q
-    height, height_below : log₂ of the sums of the absolute values of their coefficients
+    Examples
+    --------
+    >>> sorted(tokens(torch.Generator(), samples=6, places=1, choices=3).flatten().tolist())
+    [0, 0, 1, 1, 2, 2]
     """
-
-    degree: int
-    degree_below: int = 0
-    height: float = 0.0
-    height_below: float = 0.0
-
-    def plus(self, other: "Size") -> "Size":
-        """Bound a sum."""
-        return Size(
-            max(self.degree + other.degree_below, other.degree + self.degree_below),
-            self.degree_below + other.degree_below,
-            max(self.height + other.height_below, other.height + self.height_below) + 1,
-            self.height_below + other.height_below,
-        )
-
-    def times(self, other: "Size", terms: int = 1) -> "Size":
-        """Bound a sum of so many products."""
-        return Size(
-            self.degree + other.degree,
-            self.degree_below + other.degree_below,
-            self.height + other.height + log2(terms),
-            self.height_below + other.height_below,
-        )
-
-    def inverse(self, entries: int) -> "Size":
-        """Bound the inverses of all entries: their common denominator is the product of the numerators."""
-        return Size(
-            self.degree_below + (entries - 1) * self.degree,
-            entries * self.degree,
-            self.height_below + (entries - 1) * self.height,
-            entries * self.height,
-        )
-
-
-class Ring:
-    """Series with directions over a prime field, and what was drawn for the samples."""
-
-    def __init__(self, field: PrimeField, draws: dict[int, Tensor]) -> None:
-        self.field, self.draws = field, draws
-        self._constants: dict[int, Tensor] = {}
-
-    def constants(self, numbers: tuple[Fraction, ...]) -> Tensor:
-        """Return fixed numbers as elements of the field."""
-        if id(numbers) not in self._constants:
-            self._constants[id(numbers)] = self.field.of(numbers)
-        return self._constants[id(numbers)]
-
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the sum; coefficients and directions that one lacks are 0."""
-        shape = [max(a.shape[k], b.shape[k]) for k in range(2)]
-        return self.field.reduce(_padded(a, shape) + _padded(b, shape))
-
-    def multiply(self, equation: str, a: Tensor, b: Tensor, shared: bool = False) -> Tensor:
-        """Return `torch.einsum` of two values, summed over the samples too if the result is shared."""
-        found = self._series(equation, a[:, :1], b[:, :1], shared)
-        if a.shape[1] == b.shape[1] == 1:
-            return found
-        parts = [self._series(equation, a[:, 1:], b[:, :1], shared)] if a.shape[1] > 1 else []
-        parts += [self._series(equation, a[:, :1], b[:, 1:], shared)] if b.shape[1] > 1 else []
-        return torch.cat([found, self.field.reduce(sum(parts[1:], parts[0]))], 1)
-
-    def _series(self, equation: str, a: Tensor, b: Tensor, shared: bool) -> Tensor:
-        one, other, out = _words(equation)
-        if a.numel() > b.numel():  # the first is taken apart
-            a, b, one, other = b, a, other, one
-        if one == other == out and not shared:
-            return self._entrywise(a, b)
-        lead, kept = _DIRECTION + _SAMPLE, _DIRECTION if shared else _DIRECTION + _SAMPLE
-        row = column = _COEFFICIENT
-        if len(a) > 1 and len(b) > 1:
-            a, row, column = _toeplitz(a), _COEFFICIENT + _FACTOR, _FACTOR
-        found = self.field.contract(f"{row}{lead}{one},{column}{lead}{other}->{_COEFFICIENT}{kept}{out}", a, b)
-        return found.unsqueeze(2) if shared else found
-
-    def _entrywise(self, a: Tensor, b: Tensor) -> Tensor:
-        if len(a) == 1 or len(b) == 1:
-            return self.field.multiply(a, b)
-        return self.field.convolve(a, b)
-
-    def shared(self, a: Tensor) -> Tensor:
-        """Return the sum over the samples."""
-        return a if a.shape[2] == 1 else self.field.reduce(a.sum(2, keepdim=True))
-
-    def inverse(self, a: Tensor) -> Tensor:
-        """Return the inverses of entries; their constant coefficients must not be 0."""
-        two = torch.zeros_like(a[:, :1])
-        two[0] = 2
-        found, terms = _padded(self.field.inverse(a[:1, :1]), [len(a), 1]), 1
-        while terms < len(a) or (a.shape[1] > 1 and terms < 2 * len(a)):
-            product = self.multiply("n,n->n", a, found)
-            found = self.multiply("n,n->n", found, self.add(two, self.field.reduce(-product)))
-            terms *= 2
-        return found
-
-
-def _padded(a: Tensor, shape: Sequence[int]) -> Tensor:
-    if list(a.shape[:2]) == list(shape):
-        return a
-    found = a.new_zeros(*shape, *a.shape[2:])
-    found[: a.shape[0], : a.shape[1]] = a
-    return found
-
-
-def _words(equation: str) -> tuple[str, str, str]:
-    inputs, out = equation.split("->")
-    one, other = inputs.split(",")
-    return one, other, out
-
-
-def _toeplitz(a: Tensor) -> Tensor:
-    """The coefficients a_{k−j} as a square matrix (k, j)."""
-    found = a.new_zeros(len(a), *a.shape)
-    for j in range(len(a)):
-        found[j:, j] = a[: len(a) - j]
-    return found
+    turns = torch.rand(-(-samples // choices), choices, places, generator=generator).argsort(1).flatten(0, 1)[:samples]
+    different = torch.randint(1, places + 1, (samples, 1), generator=generator)
+    chosen = torch.rand(samples, places, generator=generator) * different
+    return turns.gather(1, chosen.long())
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers for each sample, uniform modulo the prime; with `choices`, one 1 in each run of so many."""
+    """Random numbers for each sample, uniform modulo the prime; or tokens, one 1 in each run of `choices`."""
 
     length: int
     choices: int = 0
@@ -158,9 +43,8 @@ class Draw:
         """Return what it is for some new samples."""
         if not self.choices:
             return field.random(1, 1, samples, self.length)
-        rows = (1, 1, samples, self.length // self.choices)
-        chosen = torch.randint(self.choices, rows, generator=field.generator)
-        return torch.nn.functional.one_hot(chosen, self.choices).to(torch.float64).flatten(3)
+        chosen = tokens(field.generator, samples, self.length // self.choices, self.choices)
+        return torch.nn.functional.one_hot(chosen, self.choices).to(torch.float64).reshape(1, 1, samples, -1)
 
     def size(self, sizes: Sequence[Size]) -> Size:
         """Return how large its numbers may be, for bounds on the probability of an error."""
@@ -181,17 +65,11 @@ class Constant:
 
     def size(self, sizes: Sequence[Size]) -> Size:
         """Return how large its numbers may be, for bounds on the probability of an error."""
-        return Size(0, 0, *_heights(self.numbers))
+        return Size(0, 0, *heights(self.numbers))
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
         """Return the value for all samples, from those of the nodes before."""
         return ring.constants(self.numbers).reshape(1, 1, 1, -1)
-
-
-def _heights(numbers: Sequence[Fraction]) -> tuple[float, float]:
-    """Of fractions over a common denominator, which the product of the different ones is."""
-    below = sum(log2(d) for d in {n.denominator for n in numbers})
-    return below + max((log2(abs(n) + 1) for n in numbers), default=0.0), below
 
 
 @dataclass(frozen=True)
@@ -210,13 +88,13 @@ class Linear:
         for other in rest:
             first = first.plus(other)
         counts = 1 if self.put is None or not len(self.put) else int(torch.bincount(self.put).max())
-        return first.times(Size(0, 0, *_heights(self.weights or ())), counts)
+        return first.times(Size(0, 0, *heights(self.weights or ())), counts)
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
         """Return the value for all samples, from those of the nodes before."""
         parts = [values[k] for k in self.sources]
         shape = [max(part.shape[k] for part in parts) for k in range(3)]
-        joined = [_padded(part, shape[:2]).expand(*shape, -1) for part in parts]
+        joined = [padded(part, shape[:2]).expand(*shape, -1) for part in parts]
         return self._moved(
             ring, torch.cat(joined, -1) if len(joined) > 1 else joined[0], self.take, self.put, self.length
         )
@@ -266,21 +144,21 @@ class Multiply:
     @property
     def letters(self) -> dict[str, int]:
         """The size of each letter."""
-        words = _words(self.equation)[:2]
+        factors = words(self.equation)[:2]
         return {
             letter: n
-            for word, shape in zip(words, self.shapes, strict=True)
+            for word, shape in zip(factors, self.shapes, strict=True)
             for letter, n in zip(word, shape, strict=True)
         }
 
     @property
     def length(self) -> int:
         """The number of entries."""
-        return prod(self.letters[letter] for letter in _words(self.equation)[2])
+        return prod(self.letters[letter] for letter in words(self.equation)[2])
 
     def size(self, sizes: Sequence[Size]) -> Size:
         """Return how large its numbers may be, for bounds on the probability of an error."""
-        terms = prod(n for letter, n in self.letters.items() if letter not in _words(self.equation)[2])
+        terms = prod(n for letter, n in self.letters.items() if letter not in words(self.equation)[2])
         return sizes[self.sources[0]].times(sizes[self.sources[1]], terms)
 
     def value(self, ring: Ring, values: list[Tensor]) -> Tensor:
@@ -290,8 +168,8 @@ class Multiply:
 
     def adjoint(self, ring: Ring, values: list[Tensor], bar: Tensor, which: int) -> Tensor:
         """Return what the derivative by this node adds to that by one of its sources."""
-        *words, result = _words(self.equation)
-        wanted, other = words[which], words[1 - which]
+        *factors, result = words(self.equation)
+        wanted, other = factors[which], factors[1 - which]
         bar = bar.unflatten(3, [self.letters[letter] for letter in result])
         factor = values[self.sources[1 - which]].unflatten(3, self.shapes[1 - which])
         shared = values[self.sources[which]].shape[2] == 1 < max(bar.shape[2], factor.shape[2])
@@ -343,6 +221,18 @@ class Program:
         """The length of the longest value."""
         return max(self.parameters, *(instruction.length for instruction in self.instructions))
 
+    @property
+    def choices(self) -> int:
+        """The most tokens that one is drawn from; 0 without tokens."""
+        return max((one.choices for one in self.instructions if isinstance(one, Draw)), default=0)
+
+    def exhausted(self, added: int, samples: int, rank: int) -> bool:
+        """Whether new samples, so many of which added a dimension to a space, show that none is missing.
+
+        One that adds nothing shows it if samples differ in numbers alone; with tokens it may be one that came again.
+        """
+        return not added and samples >= 8 * max(self.choices, rank) if self.choices else added < samples
+
     def size(self) -> Size:
         """Return a bound of ψ as a function of θ and all that is drawn."""
         sizes = [Size(1)]
@@ -373,7 +263,7 @@ class Program:
         """
         values = self._values(ring, theta)
         found = self._adjoints(ring, values, weights, {0}).get(0, torch.zeros_like(theta))
-        return _padded(found, theta.shape[:2])
+        return padded(found, theta.shape[:2])
 
     def logarithmic(self, field: PrimeField, samples: int) -> Tensor:
         """Return z∂ψ/∂z (samples, all) for all that is random: the entries of θ first, then those that are drawn."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from math import comb, prod
 from typing import Any
 
 import sympy as sp
@@ -10,9 +11,13 @@ import torch
 from modeq.errors import InvalidProblem
 from modeq.symmetry.programs import Constant, Draw, Instruction, Linear, Multiply, Program
 
+_MOST_TERMS = 500_000
+
 
 def polynomials(phi: Any, variables: Any = None) -> tuple[list[sp.Poly], tuple[sp.Symbol, ...]]:
-    """Return the entries of φ as polynomials with rational coefficients, without constants, and their variables.
+    """Return the entries of φ as polynomials with integer coefficients, without constants, and their variables.
+
+    An entry is multiplied by its common denominator, which changes the direction of no gradient.
 
     Parameters
     ----------
@@ -26,32 +31,62 @@ def polynomials(phi: Any, variables: Any = None) -> tuple[list[sp.Poly], tuple[s
     Examples
     --------
     >>> x, y = sp.symbols("x y")
-    >>> polynomials([x * y + 1, 3])
-    ([Poly(x*y, x, y, domain='QQ')], (x, y))
+    >>> polynomials([x * y / 2 + 1, 3])
+    ([Poly(x*y, x, y, domain='ZZ')], (x, y))
     """
-    try:
-        entries = [sp.sympify(entry) for entry in (phi if isinstance(phi, Iterable) else [phi])]
-        symbols = set().union(*(entry.free_symbols for entry in entries))
-    except (sp.SympifyError, AttributeError) as error:
-        raise InvalidProblem(f"{phi!r} is no reparametrisation: give sympy expressions, or a torch module") from error
-    variables = tuple(sorted(symbols, key=str) if variables is None else variables)
-    if not variables or not all(isinstance(x, sp.Symbol) for x in variables) or len(set(variables)) < len(variables):
+    entries = _entries(phi)
+    symbols = set().union(*(entry.free_symbols for entry in entries))
+    variables = sorted(symbols, key=str) if variables is None else variables
+    variables = tuple(variables) if isinstance(variables, Iterable | sp.MatrixBase) else (variables,)
+    if not all(isinstance(x, sp.Symbol) for x in variables) or len(set(variables)) < len(variables):
         raise InvalidProblem(f"input is {variables}: give the variables of φ, different sympy symbols")
+    if missing := sorted(symbols - {*variables}, key=str):
+        raise InvalidProblem(
+            f"input is {variables}, without {', '.join(map(str, missing))} of the reparametrisation: give all its "
+            "variables; symbols with other assumptions are others"
+        )
     found = []
-    for k, entry in enumerate(entries):
+    for k, entry in enumerate(entries if variables else []):
+        if _terms(entry) > _MOST_TERMS:
+            raise InvalidProblem(
+                f"entry {k} of the reparametrisation has up to {_terms(entry)} terms, more than {_MOST_TERMS}: give a "
+                "smaller φ, or a torch module that computes it"
+            )
         try:
             polynomial = sp.Poly(entry, *variables, domain="QQ")
         except (sp.PolynomialError, sp.CoercionFailed) as error:
             raise InvalidProblem(
                 f"entry {k} of the reparametrisation, {entry}, is no polynomial with rational coefficients in "
-                f"{', '.join(map(str, variables))}: give a polynomial φ and all its variables, or a torch module"
+                f"{', '.join(map(str, variables))}: give a polynomial, or a torch module that computes φ"
             ) from error
         polynomial -= polynomial.eval(dict.fromkeys(variables, 0))
         if not polynomial.is_zero:
-            found.append(polynomial)
+            found.append(polynomial.clear_denoms(convert=True)[1])
     if not found:
-        raise InvalidProblem("the reparametrisation is constant, so that nothing moves")
+        raise InvalidProblem("the reparametrisation is constant, so that nothing moves: give one that depends on θ")
     return found, variables
+
+
+def _entries(phi: Any) -> list[Any]:
+    try:
+        entries = [sp.sympify(entry) for entry in (phi if isinstance(phi, Iterable | sp.MatrixBase) else [phi])]
+    except sp.SympifyError:
+        entries = [None]
+    if not all(isinstance(entry, sp.Expr | sp.Poly) for entry in entries):
+        raise InvalidProblem(f"{phi!r} is no reparametrisation: give sympy expressions, in one list, or a torch module")
+    return entries
+
+
+def _terms(expression: sp.Basic) -> int:
+    """A bound of the number of terms, once products are expanded."""
+    parts = [_terms(part) for part in expression.args]
+    if isinstance(expression, sp.Add):
+        return sum(parts)
+    if isinstance(expression, sp.Mul):
+        return prod(parts)
+    if isinstance(expression, sp.Pow) and isinstance(expression.exp, sp.Integer) and expression.exp > 0:
+        return comb(parts[0] + int(expression.exp) - 1, int(expression.exp))
+    return 1
 
 
 def program_of(phi: Sequence[sp.Poly], parameters: int) -> Program:
@@ -69,9 +104,7 @@ def program_of(phi: Sequence[sp.Poly], parameters: int) -> Program:
     product = len(instructions)
     number = {monomial: k for k, monomial in enumerate(monomials)}
     terms = [
-        (number[monomial], row, Fraction(int(c.p), int(c.q)))
-        for row, entry in enumerate(phi)
-        for monomial, c in entry.terms()
+        (number[monomial], row, Fraction(int(c))) for row, entry in enumerate(phi) for monomial, c in entry.terms()
     ]
     take, put, weights = zip(*terms, strict=True)
     plain = all(weight == 1 for weight in weights)
