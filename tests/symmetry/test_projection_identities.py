@@ -252,3 +252,21 @@ def test_the_phase_space_form_starts_with_the_rate_of_its_velocity(name, order):
     difference = sp.expand((rate - found).subs(dict(zip(variables, POINTS[0], strict=True))))
     for power in range(order):
         assert abs(sp.N(difference.coeff(h, power), 40)) < 1e-30
+
+
+def test_the_phase_space_form_starts_with_its_angular_momentum():
+    variables, loss, action = SYMMETRIC["rotation"]
+    point = dict(zip(variables, (*POINTS[0], sp.Rational(-3, 4)), strict=True))
+    form = mq.phase_space_form(METHODS["heavy ball, decay"], 3)
+    law, start = mq.project(form, "rotation"), [s.on(loss, variables, h=h).components for s in form.start()]
+    gradient, theta = sp.Matrix([sp.diff(loss, v) for v in variables]).subs(point), sp.Matrix(variables).subs(point)
+    hessian = sp.hessian(loss, variables).subs(point)
+    position, velocity = (sp.Matrix(components).subs(point) for components in start)
+    vectors, found = {"g": gradient, "H g": hessian * gradient, "H θ": hessian * theta}, law.start[law.initial[0]]
+    for pairing in found.atoms(Pairing):
+        a, b = (vectors[v.text] for v in pairing.vectors)
+        found = found.subs(pairing, (action * a).dot(b))
+    difference = sp.expand((action * (theta + position)).dot(velocity) - found)
+    assert abs(sp.N(found.subs(h, 1))) > 0.01
+    for power in range(3):
+        assert abs(sp.N(difference.coeff(h, power), 40)) < 1e-30
