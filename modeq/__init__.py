@@ -75,8 +75,9 @@ _PUBLIC = {
     "numeric.comparison_result": ("Comparison",),
     "numeric.sweeps": ("Sweep", "sweep"),
     "numeric.orders": ("ObservedOrder", "observed_order"),
+    "symmetry.affine_charges": ("AffineSymmetry",),
     "symmetry.charge_equation": ("ChargeEquation",),
-    "symmetry.charges": ("Rescale", "Scale", "Translation"),
+    "symmetry.charges": ("DiagonalSymmetry", "Rescale", "Scale", "Translation"),
     "symmetry.continuous": ("damping_regime",),
     "symmetry.counting": ("count_conservation_laws",),
     "symmetry.laws": ("SGDStep",),
@@ -176,9 +177,11 @@ if TYPE_CHECKING:
     from modeq.symbolic.stochastic import stochastic_equation as stochastic_equation
     from modeq.symbolic.temporal import TimeDerivativeForm as TimeDerivativeForm
     from modeq.symbolic.temporal import time_derivative_form as time_derivative_form
+    from modeq.symmetry.affine_charges import AffineSymmetry as AffineSymmetry
     from modeq.symmetry.balance import Balance as Balance
     from modeq.symmetry.balance import balance as balance
     from modeq.symmetry.charge_equation import ChargeEquation as ChargeEquation
+    from modeq.symmetry.charges import DiagonalSymmetry as DiagonalSymmetry
     from modeq.symmetry.charges import Rescale as Rescale
     from modeq.symmetry.charges import Scale as Scale
     from modeq.symmetry.charges import Translation as Translation

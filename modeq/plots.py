@@ -350,8 +350,19 @@ def plot_residuals(time: Any, residuals: Mapping[str, Any], ax: Any = None, **kw
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
-FAMILY_COLOURS = {"scale": "#c1441a", "rescale": "#1f6fb2", "general_linear": "#7a4fa3", "translation": "#3d8b3d"}
-_SIDES = {"rescale": ("rescale, incoming", "outgoing"), "general_linear": ("general linear, left", "right")}
+FAMILY_COLOURS = {
+    "scale": "#c1441a",
+    "rescale": "#1f6fb2",
+    "diagonal": "#b8860b",
+    "general_linear": "#7a4fa3",
+    "translation": "#3d8b3d",
+    "affine": "#5f5f5f",
+}
+_SIDES = {
+    "rescale": ("rescale, incoming", "outgoing"),
+    "diagonal": ("diagonal, exponents above 0", "below 0"),
+    "general_linear": ("general linear, left", "right"),
+}
 # Lengths in units of the font's size.
 _ROW, _LANE, _COLUMN, _GAP, _CHARGE_SIZE = 2.6, 1.5, 1.4, 1.2, 0.85
 _DASHES = (0, (2.5, 1.2))
@@ -378,7 +389,7 @@ def plot_network(
     ----------
     labels : of the operations, in an order in which each comes after what it reads
     edges : pairs of positions
-    marks : mappings of family ("scale", "rescale", "general_linear" or "translation"), label, exact, and signs
+    marks : mappings of family (one of `FAMILY_COLOURS`), label, exact, and signs
         The signs map the position of an operation to a collection of 1, −1 or both.
     ax : matplotlib axes, optional
         By default new ones, as large as the network asks for. The text shrinks to fit into given ones.

@@ -76,7 +76,8 @@ FUNCTIONS = {
     "time_derivative_form", "track", "trees",
 }  # fmt: skip
 CLASSES = {
-    "BSeriesField", "BSeriesMap", "Balance", "ChargeEquation", "Charges", "Comparison", "Equilibrium",
+    "AffineSymmetry", "BSeriesField", "BSeriesMap", "Balance", "ChargeEquation", "Charges", "Comparison",
+    "DiagonalSymmetry", "Equilibrium",
     "ExpectedEquation", "GeneralLinear", "GeneralLinearMethod", "GradientNoise", "MemorylessMap",
     "ModifiedEquation", "ModifyingEquation", "NumpyProblem", "ObservedOrder", "Paths", "PhaseSpaceForm", "Problem",
     "Rescale", "Rotation",

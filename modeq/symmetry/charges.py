@@ -7,7 +7,9 @@ so every gradient obeys ⟨g, ξ(θ)⟩ = 0. The families here have an affine ge
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -397,3 +399,63 @@ class Rescale(_Quadratic):
             "incoming": tuple(m for m in self.members if m.sign > 0),
             "outgoing": tuple(m for m in self.members if m.sign < 0),
         }
+
+
+class DiagonalSymmetry(_Quadratic):
+    r"""The loss does not change when each parameter is multiplied by a power of a factor: conserved N = Σ_A a_A‖θ_A‖².
+
+    Holds across an activation of another degree than 1: behind the square of ReLU, what comes into a neuron has the
+    exponent 1 and what leaves it −2, so that ‖θ₁‖² − 2‖θ₂‖² is conserved. With exponents ±1 it is a `Rescale`.
+
+    Parameters
+    ----------
+    name : str
+        What records and messages call it.
+    parameters : mapping of str to axis
+        As for `Translation`.
+    exponents : mapping of str to float
+        The a of each parameter, not 0.
+
+    References
+    ----------
+    Du, Hu, Lee 2018, arXiv 1806.00900, for homogeneous activations.
+
+    Examples
+    --------
+    >>> import torch
+    >>> charge = DiagonalSymmetry("hidden", {"0.weight": 0, "2.weight": 1}, {"0.weight": 1, "2.weight": -2})
+    >>> charge.value({"0.weight": torch.ones(2, 3), "2.weight": torch.ones(5, 2)}).tolist()
+    [-7.0, -7.0]
+    """
+
+    kind = "diagonal"
+
+    def __init__(self, name: str, parameters: Mapping[str, Axis], exponents: Mapping[str, float]) -> None:
+        owner = f"charge {name!r}"
+        members = members_of(owner, parameters)
+        given = dict(exponents) if isinstance(exponents, Mapping) else {}
+        real = all(isinstance(a, Real) and not isinstance(a, bool) and isfinite(a) and a for a in given.values())
+        if not real or given.keys() != parameters.keys():
+            raise InvalidCharge(
+                f"{owner} gets {exponents!r} for its exponents; give a number, not 0, for each of {list(parameters)}"
+            )
+        super().__init__(name, tuple(replace(m, sign=given[m.parameter]) for m in members))
+
+    def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return Σ_A |a_A|‖θ_A‖² per generator, shape [generators]."""
+        return self._total(lambda m: abs(m.sign) * parameters[m.parameter].double().square())
+
+    def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return (Σ_A a_A²‖θ_A‖²)^½ per generator, shape [generators]."""
+        return self._total(lambda m: (m.sign * parameters[m.parameter].double()).square()).sqrt()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types only: kind, name, the table of axes and that of exponents."""
+        return {**super().to_dict(), "exponents": self._exponents}
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self._exponents})"
+
+    @property
+    def _exponents(self) -> dict[str, float]:
+        return {m.parameter: m.sign for m in self.members}

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 from torch.fx import Node
 
-from modeq.symmetry.charges import Rescale, Scale
+from modeq.symmetry.charges import Charge, DiagonalSymmetry, Rescale, Scale
 from modeq.symmetry.diagonal import DiagonalRelations
 from modeq.symmetry.found import Charges, Epsilon, Found, axis_of
 from modeq.symmetry.graph import network_graph
@@ -48,7 +48,7 @@ def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, tar
     Returns
     -------
     Charges
-        A sequence of `Translation`, `Scale`, `Rescale` and `GeneralLinear`, with a reason for each.
+        A sequence of `Translation`, `Scale`, `Rescale`, `DiagonalSymmetry` and `GeneralLinear`, with a reason for each.
 
     Raises
     ------
@@ -295,7 +295,8 @@ def _charge(
     signature: tuple[Any, ...], actions: list[Action], shares: list[Shares], relations: DiagonalRelations
 ) -> Found | str:
     names = ", ".join(name for name, *_ in signature)
-    if not _uniform(signature):
+    exponents_of = {name: exponents[0] for name, _, exponents, _ in signature if len(exponents) == 1}
+    if not _uniform(signature) and len(exponents_of) < len(signature):
         return f"{names} with exponents {[list(exponents) for _, _, exponents, _ in signature]}"
     signs = [_sign(action) for action in actions]
     incoming, outgoing = {}, {}
@@ -313,6 +314,11 @@ def _charge(
         for position, norm in zip(shares[0], norms, strict=True)
         if norm.broken
     )
+    if not _uniform(signature):
+        name = "-".join(map(_title, filter(None, (incoming, outgoing))))
+        charge: Charge = DiagonalSymmetry(name, incoming | outgoing, exponents_of)
+        told = ", ".join(f"{parameter} {exponent}" for parameter, exponent in exponents_of.items())
+        return Found(charge, len(actions), f"exponents {told} leave the loss", not epsilons, epsilons)
     if not outgoing:
         modules = ", ".join(dict.fromkeys(norm.module for norm in norms))
         reason = f"{', '.join(incoming)} {f'feeds {modules}' if norms else 'is divided by its own size'}"

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from modeq.symmetry.affine_charges import AffineSymmetry
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.laws import SGDStep
 from modeq.symmetry.matrix_charges import GeneralLinear, Matrices
@@ -30,7 +31,8 @@ class FollowedCharge:
     epsilon : float
         Machine precision of the least precise parameter.
     defect : ndarray, shape [generators]
-        Largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient; of a matrix charge with the ‖θ_A‖ of its head.
+        Largest |⟨ξ(θ), g⟩|/(‖ξ‖‖g‖) seen, g being the whole gradient; of a matrix charge with the ‖θ_A‖ of its head, of
+        a diagonal symmetry with (Σ|a|‖θ_A‖²)^½, for ‖ξ‖.
     numbers : int
         How many a row of the record takes.
     laws : RunningLaws
@@ -46,6 +48,8 @@ class FollowedCharge:
         self.last = np.full(len(_HYPERPARAMETERS), np.nan)
         self.rows: dict[str, list[Array]] = {}
         self._kinds = tuple(laws)
+        # Whether sizes are ‖ξ(x)‖ and ‖y‖, or ‖x‖ and ‖y‖, whose product is what the terms are compared with.
+        self._factors = charge.degree == 0 or isinstance(charge, AffineSymmetry)
         self._unit = np.zeros(0)
         if charge.degree == 1:  # ‖ξ‖ of a constant generator
             ones = {name: torch.ones((), dtype=torch.float64).expand(p.shape) for name, p in self.parameters.items()}
@@ -60,7 +64,7 @@ class FollowedCharge:
         if size > 0:
             with np.errstate(all="ignore"):  # a training that diverges is reported by the record
                 sizes = self.rows["sizes"][-1]
-                if self.charge.degree == 0:
+                if self._factors:
                     norm = np.repeat(np.split(sizes, 2)[0], self._each)
                 else:
                     norm = self._unit if self.charge.degree == 1 else np.sqrt(np.repeat(sizes, self._each))
@@ -88,7 +92,7 @@ class FollowedCharge:
 
     def normaliser(self, sizes: Array) -> Array:
         """Return the sizes of the terms for each generator, from those that were read, along the last axis."""
-        if self.charge.degree == 0:
+        if self._factors:
             one, other = np.split(sizes, 2, axis=-1)
             sizes = one * other
         return np.repeat(sizes, self._each, axis=-1) if self._each > 1 else sizes

@@ -181,7 +181,8 @@ class Mark:
 
     Attributes
     ----------
-    family : "scale", "rescale", "general_linear" or "translation"
+    family : str
+        The kind of the charge.
     label : str
     signs : tuple of (int, tuple of int)
         A vertex with the signs, 1 or −1, that its parameters enter with.
@@ -236,7 +237,7 @@ def _marks(graph: Graph, found: Iterable[Any]) -> list[Mark]:
         signs: dict[int, set[int]] = defaultdict(set)
         for member in entry.charge.members:
             for k in readers[member.parameter]:
-                signs[k].add(member.sign)
+                signs[k].add(1 if member.sign > 0 else -1)
         label = f"{entry.charge.name} × {entry.generators}"
         family = entry.charge.kind
         if signs:

@@ -51,7 +51,7 @@ class MatrixBasis:
         sign = 1 if part == "s" else -1
         if self.elements is None:
             return self.size * (self.size + sign) // 2
-        return sum(_sign(element) == sign for element in self.elements)
+        return sum(sign_of(element) == sign for element in self.elements)
 
     def coordinates(self, matrix: Tensor, part: str) -> Tensor:
         """Return ⟨X, matrix⟩ for each symmetric X ("s"), or each antisymmetric one ("a"), shape [..., matrices]."""
@@ -59,7 +59,7 @@ class MatrixBasis:
             row, column = _triangle(self.size, part, matrix.device)
             one, other = matrix[..., row, column], matrix[..., column, row]
             return (one + other) / 2 if part == "s" else one - other
-        number, row, column, value = _entries(self.elements, matrix.device)
+        number, row, column, value = entries_of(self.elements, matrix.device)
         terms = matrix[..., row, column] * value.to(matrix)
         total = terms.new_zeros((*terms.shape[:-1], len(self.elements))).index_add(-1, number, terms)
         first = self.number("s")
@@ -69,7 +69,7 @@ class MatrixBasis:
         """Return Σ_a c_a X_a, shape [..., r, r]."""
         shape = (*coefficients.shape[:-1], self.size * self.size)
         if self.elements is not None:
-            number, row, column, value = _entries(self.elements, coefficients.device)
+            number, row, column, value = entries_of(self.elements, coefficients.device)
             terms = coefficients[..., number] * value.to(coefficients)
             flat = terms.new_zeros(shape).index_add(-1, row * self.size + column, terms)
             return flat.unflatten(-1, (self.size, self.size))
@@ -123,13 +123,19 @@ def basis_of(owner: str, elements: Any) -> tuple[Sparse, ...] | None:
     if not found or not all(found) or min(min(i, j) for element in found for i, j, _ in element) < 0:
         raise InvalidCharge(f"{owner}: basis is {elements!r}; give one matrix at least, none of them 0")
     for element in found:
-        if not _sign(element):
+        if not sign_of(element):
             raise InvalidCharge(f"{owner}: the matrix {element} of its basis is neither symmetric nor antisymmetric")
-    return tuple(sorted(found, key=lambda element: -_sign(element)))
+    return tuple(sorted(found, key=lambda element: -sign_of(element)))
 
 
-def _sign(element: Sparse) -> int:
-    """1 for a symmetric matrix, −1 for an antisymmetric one, 0 for any other."""
+def sign_of(element: Sparse) -> int:
+    """Return 1 for a symmetric matrix, −1 for an antisymmetric one, 0 for any other.
+
+    Examples
+    --------
+    >>> sign_of(((0, 1, 2.0), (1, 0, 2.0))), sign_of(((0, 1, 2.0), (1, 0, -2.0))), sign_of(((0, 1, 2.0),))
+    (1, -1, 0)
+    """
     values = {(i, j): value for i, j, value in element}
     for sign in (1, -1):
         if all(values.get((j, i), 0.0) == sign * value for (i, j), value in values.items()):
@@ -144,8 +150,14 @@ def _triangle(size: int, part: str, device: torch.device) -> tuple[Tensor, Tenso
 
 
 @lru_cache(maxsize=64)
-def _entries(elements: tuple[Sparse, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The number of the matrix, row, column and value of all entries."""
+def entries_of(elements: tuple[Sparse, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the number of the matrix, row, column and value of all entries.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in entries_of((((0, 1, 2.0),), ((1, 1, 3.0),)), torch.device("cpu"))]
+    [[0, 1], [0, 1], [1, 1], [2.0, 3.0]]
+    """
     listed = [(a, *entry) for a, element in enumerate(elements) for entry in element]
     return _columns(listed, device)
 

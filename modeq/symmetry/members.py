@@ -17,12 +17,12 @@ Axis = int | tuple[int, int] | tuple[int | None, tuple[tuple[int, ...], ...]] | 
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter of a charge: which axis counts the generators, and the sign it enters with."""
+    """One parameter of a charge: which axis counts the generators, and the sign, or exponent, it enters with."""
 
     parameter: str
     axis: int | None
     groups: int | tuple[tuple[int, ...], ...] | None = None
-    sign: int = 1
+    sign: float = 1
 
     def generators(self, shape: torch.Size, owner: str) -> int:
         """Return the number of generators that a tensor of this shape gives, or refuse it."""

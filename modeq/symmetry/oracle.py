@@ -1,7 +1,7 @@
 """All affine symmetries of a small network, the diagonal ones among them, without a look at its graph."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from modeq.errors import InvalidCharge
+from modeq.symmetry.charges import Charge
+from modeq.symmetry.naming import Explanation, explain
 
 Loss = Callable[[Any, Any], Tensor]
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -36,6 +38,43 @@ class NullSpace(NamedTuple):
 
     fields: Tensor
     gap: float
+
+    def explained_by(self, charges: Iterable[Charge], module: nn.Module) -> Explanation:
+        """Return which dimensions known charges explain, and what is left as charges of its own.
+
+        Parameters
+        ----------
+        charges : iterable of Charge
+            Those of `find_charges`, for instance; the order says to which of them a dimension is counted that is in
+            several.
+        module : nn.Module
+            That whose null space it is.
+
+        Returns
+        -------
+        Explanation
+            `.table()`, and `.unexplained`, a tuple of `AffineSymmetry` for `verify`.
+
+        Raises
+        ------
+        InvalidCharge
+            If a charge or the null space does not fit the module.
+
+        Examples
+        --------
+        >>> from modeq.symmetry.finding import find_charges
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Linear(2, 2)).double()
+        >>> def draw(generator):
+        ...     return tuple(torch.randn(6, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+        >>> null = affine_symmetries(net, torch.nn.functional.mse_loss, draw)
+        >>> print(null.explained_by(find_charges(net, torch.zeros(1, 2).double(), loss="mse"), net).table())
+        kind            charge                        dimension
+        rescale         0-2                           2
+        general linear  2-3                           4
+        unexplained                                   2
+                        mixed 2.bias+3.weight+3.bias  2          2.bias, 3.weight, 3.bias
+        """
+        return explain(self.fields, charges, module)
 
 
 def diagonal_symmetries(

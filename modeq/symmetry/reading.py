@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeq.symmetry.affine_charges import AffineReading, AffineSymmetry
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.matrix_charges import Matrices
 from modeq.symmetry.matrix_reading import MatrixReading
@@ -40,15 +41,16 @@ class Readings:
 
     def __init__(self, charges: Mapping[str, tuple[Charge, Mapping[str, Any]]]) -> None:
         self._members: dict[str, list[tuple[int, Member]]] = {}
-        self._matrices: dict[str, MatrixReading] = {}
+        self._matrices: dict[str, MatrixReading | AffineReading] = {}
         self._degrees: dict[str, int] = {}
         self.counts: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self._scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # for products, always the same memory
         for name, (charge, parameters) in charges.items():
             self._degrees[name] = charge.degree
-            if isinstance(charge, Matrices):
-                matrices = self._matrices[name] = MatrixReading(charge, parameters)
+            if isinstance(charge, Matrices | AffineSymmetry):
+                kind = MatrixReading if isinstance(charge, Matrices) else AffineReading
+                matrices = self._matrices[name] = kind(charge, parameters)
                 self.counts[name], self.sizes[name] = matrices.count, matrices.sizes
                 continue
             self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members if isinstance(m, Member)]
@@ -57,8 +59,8 @@ class Readings:
     def pairing(self, x: Tensors | None, y: Tensors, names: Iterable[str], *, sizes: bool = False) -> Tensor:
         """Return ⟨ξ(x), y⟩ of some charges one after another, in float64; with `sizes` those of the terms after them.
 
-        `x` may be None if all the charges are linear. The sizes are Σ|terms|, and of a matrix charge those of
-        `MatrixReading.pairing`.
+        `x` may be None if all the charges are translations. The sizes are Σ|terms|, and of a charge with matrices those
+        of `MatrixReading.pairing` or `AffineReading.pairing`. Among points, not velocities, the key `ONE` has a 1.
         """
         chosen = list(names)
         device = next(iter(y.values())).device if y else torch.device("cpu")
@@ -98,7 +100,7 @@ class Readings:
             if absolute:
                 sums = _sums(None, tensor, axes, self._memory(tensor), absolute=True) if degree == 1 else sums
                 for name, member in listed:
-                    absolute[name].add_(_reduced(member, sums))
+                    absolute[name].add_(_reduced(member, sums), alpha=abs(member.sign))
 
     def _memory(self, like: Tensor) -> Tensor:
         kind = like.dtype, like.device

@@ -45,7 +45,8 @@ class ChargeRecord:
         ⟨ξ(θ), θ⟩ of the parameters.
     normaliser : ndarray, shape [rows, generators]
         Σ|θ_A| of a translation, ‖θ_A‖² of a scale or rescale charge; of a matrix charge ‖U‖² + ‖V‖², summed over the
-        columns of its head, of a rotation the root of that for θ and for v, multiplied.
+        columns of its head, of a rotation the root of that for θ and for v, multiplied; of a diagonal symmetry
+        Σ|a|‖θ_A‖², of an affine one ‖ξ(θ)‖‖θ_A‖, with v for the second θ where it is antisymmetric.
     predicted : mapping of str to ndarray, shape [rows, generators]
         By law, each carried on from its own earlier value and never from a measured charge.
     hyperparameters : mapping of str to ndarray, shape [rows]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modeq.errors import NoClosedLaw
+from modeq.symmetry.affine_charges import ONE, AffineSymmetry
 from modeq.symmetry.followed import FollowedCharge
 from modeq.symmetry.laws import SGDStep
 from modeq.symmetry.reading import Readings
@@ -62,6 +63,9 @@ class SGDSteps:
 
     def _common_step(self, name: str) -> tuple[SGDStep, float]:
         step, sign = common_step(self.optimizer, name, self.groups[name])
+        charge = self.followed[name].charge
+        if isinstance(charge, AffineSymmetry):
+            charge.require_law(step.weight_decay)
         if name in self.rotations and (step.nesterov or step.momentum == 0):
             raise NoClosedLaw(
                 f"charge {name!r} is a rotation, and has no closed law under {step}; train with momentum, without "
@@ -151,6 +155,8 @@ class ObservedSteps:
         self.rotations: frozenset[str] = frozenset()
         for name, f in followed.items():
             groups_of(optimizer, name, f.parameters)
+            if f.charge.degree is None:
+                f.charge.require_law()
             if f.charge.degree == 0:
                 raise NoClosedLaw(
                     f"charge {name!r} is a rotation, one of parameters and momentum buffers, and only the laws of "
@@ -187,11 +193,11 @@ class ObservedSteps:
 
 
 def parameters_of(followed: Followed) -> dict[int, Tensor]:
-    """Return the parameters of some charges by their identity.
+    """Return the parameters of some charges by their identity, and a 1 as in homogeneous coordinates.
 
     Examples
     --------
     >>> parameters_of({})
-    {}
+    {0: tensor(1.)}
     """
-    return {id(p): p for f in followed.values() for p in f.parameters.values()}
+    return {**{id(p): p for f in followed.values() for p in f.parameters.values()}, ONE: torch.ones(())}

@@ -51,7 +51,7 @@ def track(
     optimizer : torch.optim.Optimizer
         Fresh or in mid-training; momentum buffers present count as the start.
     charges : sequence of Charge
-        `Translation`, `Scale`, `Rescale`, `GeneralLinear` and `Rotation` values with distinct names.
+        Values of the families of charges, with distinct names.
     every : int
         Record each `every`-th step; the laws themselves advance at all steps.
     laws : sequence of str, optional
@@ -78,7 +78,7 @@ def track(
     NoClosedLaw
         If members of one charge lie in parameter groups with different hyper-parameters; a later step raises
         it too, before anything moved, if a schedule parts them or only some members have a gradient. For a rotation
-        under Nesterov, without momentum, or under another optimizer.
+        under Nesterov, without momentum, or under another optimizer; for an `AffineSymmetry` without a law.
     UnsupportedOptimizer
         For what is no optimizer of torch, or if a law is asked for that the optimizer does not obey.
 
@@ -316,7 +316,7 @@ class Tracker:
             or corrected; the discrete law with the measured ⟨ξ(θ), g⟩ inserted, which holds for any gradient; the
             sum of the observed updates, for any optimizer.
         charge_relative : bool
-            Divide by |charge| instead of Σ|θ_A| (translation) or ‖θ_A‖² (scale, rescale).
+            Divide by |charge| instead of the normaliser of the record.
 
         Raises
         ------

@@ -224,7 +224,7 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     part = {name: torch.where(halves[name].to(v.device), v, own[name]) for name, v in finite.items()}
     left = abs(run.loss({**parameters, **_named(part, aliases)}) - value)
     unit = max(abs(value), torch.finfo(torch.float64).tiny)
-    if charge.degree == 1 and float(charge.generator_norm(own).max()) == 1:
+    if all(torch.equal(part[name], finite[name]) for name in part):  # nothing could be left out
         left = float("nan")
     hessian = float(_length(missed) / scale) if scale > 0 else 0.0
     return Verified(charge, *first, hessian, change / unit, left / unit)

@@ -125,7 +125,9 @@ def taken_back(module):
         if skips == len(after) or not isinstance(after[skips], nn.Linear):
             continue
         readers = [*(skip.block[0] for skip in after[:skips]), after[skips]]
-        if any(reader.bias is None for reader in readers):
+        if readers[-1].bias is None and any(isinstance(n, nn.BatchNorm1d) for n in after[skips + 1 : skips + 2]):
+            readers.pop()  # the mean is taken off
+        if not readers or any(reader.bias is None for reader in readers):
             continue
         for i in range(len(written)):
             row = torch.zeros(size, size + 1, dtype=F64)
