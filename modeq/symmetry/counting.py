@@ -95,8 +95,8 @@ class LawCount:
     flow : "gradient" or "momentum"
     weight_decay : bool
     granted : tuple of str
-        What is taken for granted about a network. A law that is counted is one of the network in any case, but for what
-        is said of ε in norms, which breaks laws of scale by as little as ε is, and of tokens.
+        What is taken for granted about a network. A law of an exact count is one of the network in any case, but for
+        what is said of ε in norms, which breaks laws of scale by as little as ε is, and of tokens.
     """
 
     independent: int
