@@ -221,6 +221,22 @@ FAMILIES = {
             "over A₁, less that over A₂",
         ),
         Family(
+            "diagonal",
+            "N",
+            2,
+            Written("Σ a·|θ_A|²", r"\sum_A a_A|\theta_A|^2"),
+            _QUADRATIC,
+            "over each A, times its exponent a",
+        ),
+        Family(
+            "affine",
+            "N",
+            2,
+            Written("⟨θ,𝒜θ⟩", r"\langle\theta,\mathcal{A}\theta\rangle"),
+            _QUADRATIC,
+            "weighted by 𝒜",
+        ),
+        Family(
             "general_linear",
             "M",
             2,
@@ -259,6 +275,11 @@ FAMILIES = {
 def family_of(value: Any) -> Family:
     """Return the family that a name, a class of charges, or a charge stands for.
 
+    Raises
+    ------
+    InvalidCharge
+        For anything else, and for an `AffineSymmetry` that is not quadratic, whose law is that of another family.
+
     Examples
     --------
     >>> family_of("scale").letter, family_of("translation").degree
@@ -267,6 +288,11 @@ def family_of(value: Any) -> Family:
     name = value if isinstance(value, str) else getattr(value, "kind", None)
     if name not in FAMILIES:
         raise InvalidCharge(f"family is {choice(value, FAMILIES)}, or give a charge such as mq.Scale(…)")
+    if name == "affine" and not isinstance(value, str | type) and set(value.kinds) != {"symmetric"}:
+        raise InvalidCharge(
+            f"family is {value!r}: give one whose generators are symmetric matrices; the law of constants is that of "
+            "'translation', that of antisymmetric matrices the one of 'rotation'"
+        )
     return FAMILIES[name]
 
 

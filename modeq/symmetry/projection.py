@@ -52,7 +52,7 @@ def project(
     ----------
     equation : GeneralLinearMethod or ExpectedEpoch, or an equation already derived from one
         ModifiedEquation or another BSeriesField, ExpectedEquation, TimeDerivativeForm, PhaseSpaceForm.
-    family : {"translation", "scale", "rescale", "general_linear", "rotation"}, or a charge, or the class of one
+    family : {"translation", "scale", "rescale", "diagonal", "affine", "general_linear", "rotation"}, or a charge, or its class
     order : positive int, optional
         The truncation order of the equation to derive from a method, 2 by default, which is the first order in h;
         1 is the gradient flow.

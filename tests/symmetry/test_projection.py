@@ -340,9 +340,30 @@ def test_pairings_are_symmetric_functions_of_time():
     assert sp.pretty(pairing) == "⟨g,H g⟩_𝒜(t)"
 
 
+def test_charges_with_exponents_and_by_generators_have_the_laws_of_quadratic_ones():
+    """N = x² − 2y² of a loss of x²y, on which the equation is as its definition says."""
+    diagonal = mq.DiagonalSymmetry("neuron", {"w": 0, "a": 1}, {"w": 1, "a": -2})
+    affine = mq.AffineSymmetry("neuron", ["w", "a"], [[1, 0], [0, -2]])
+    loss = (x**2 * y - 1) ** 2 / 2
+    g = [sp.diff(loss, v) for v in (x, y)]
+    lam = sp.Symbol("lambda")
+    charge, forcing = x**2 - 2 * y**2, g[0] ** 2 - 2 * g[1] ** 2
+    expected = -(2 * lam + h * lam**2) * charge + h * forcing
+    for family in (diagonal, affine):
+        law = mq.project(DECAYED, family)
+        assert law.letter == "N"
+        assert sp.expand(law.on(loss, (x, y), [1, -2]) - expected) == 0
+    assert "times its exponent a" in next(iter(mq.project(DECAYED, diagonal).forcing.values()))
+
+
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
+        (
+            (PLAIN, mq.AffineSymmetry("c", ["w"], constants=[1, 1])),
+            mq.InvalidCharge,
+            "give one whose generators are symm",
+        ),
         (("descent", "scale"), mq.InvalidMethod, "'descent' is no method, nor an equation"),
         ((PLAIN, "shift"), mq.InvalidCharge, "family is 'shift': choose from translation, scale, rescale, gen"),
         ((PLAIN, mq.Charges), mq.InvalidCharge, "family is <class"),
