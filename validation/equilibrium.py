@@ -66,7 +66,7 @@ MERITS = {
         4 * SETTLED,
     ),
     "time": Merit(
-        "They go there in the predicted time, were G to stay", "fitted time / predicted, or its inverse", 2.0
+        "They go there in the predicted time, were G to stay", "fitted time / predicted, or its inverse", 1.5
     ),
 }
 
