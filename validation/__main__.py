@@ -25,6 +25,7 @@ SCRIPTS = (
     "any_point_any_data",
     "implicit_regularization",
     "orders",
+    "equilibrium",
     "real_training",
     "scale_against_rescale",
 )

@@ -1,5 +1,6 @@
-"""Where gradient noise and weight decay drive the charge of a scale or rescale symmetry."""
+"""Where gradient noise and weight decay drive the charge of a scale, rescale or general linear symmetry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,27 +12,32 @@ from torch import Tensor, nn
 from modeq.errors import InvalidCharge, InvalidSetting, NoClosedLaw
 from modeq.symmetry.charges import Charge, Rescale, Scale
 from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.matrix_charges import GeneralLinear
 from modeq.symmetry.traced import loss_function
 
 Array = NDArray[np.float64]
 
+_ROUNDING = 1e-13  # eigenvalues of what drives a charge below it, relative to the largest, count as 0
+
 
 @dataclass(frozen=True, eq=False)
 class Balance:
-    """How a charge drifts on average, and where on its orbit it stands still; arrays of shape [generators].
+    """How a charge drifts on average, and where on its orbit it stands still.
 
     Attributes
     ----------
-    mean : tuple of two arrays
-        ‖ḡ_{A₁}‖² and ‖ḡ_{A₂}‖² of the mean ḡ of the minibatch gradients; the second is 0 for a scale charge.
-    noise : tuple of two arrays
-        E‖g − ḡ‖² over A₁, and over A₂.
-    drift : array
-        dN/dt of N = ‖θ_{A₁}‖² − ‖θ_{A₂}‖², here, in the time t = h·n.
-    shift : array
-        ℓ at which (e^ℓ θ_{A₁}, e^{−ℓ} θ_{A₂}) has no drift.
-    charge : array
-        N there.
+    mean : tuple of two arrays, shape [charges]
+        ‖ḡ_{A₁}‖² and ‖ḡ_{A₂}‖² of the mean ḡ of the minibatch gradients; the second is 0 for a scale charge. Of a
+        matrix charge the entries of ḡ_Uᵀḡ_U and ḡ_Vᵀḡ_V, in the order of its charges.
+    noise : tuple of two arrays, shape [charges]
+        E‖g − ḡ‖² over A₁, and over A₂; of a matrix charge the entries of E(g − ḡ)_Uᵀ(g − ḡ)_U, and of the same for V.
+    drift : array, shape [charges]
+        dN/dt of N = ‖θ_{A₁}‖² − ‖θ_{A₂}‖², or dM/dt, here, in the time t = h·n.
+    shift : array, shape [generators]
+        ℓ of (e^ℓ θ_{A₁}, e^{−ℓ} θ_{A₂}), where there is no drift; of a matrix charge the coefficients of symmetric X
+        in (U e^X, V e^{−X}), then zeros. `charge.acted(parameters, torch.from_numpy(shift))` is there.
+    charge : array, shape [charges]
+        N or M there.
 
     Examples
     --------
@@ -65,9 +71,17 @@ def balance(
     Without decay training thus balances the squared gradients, not the norms as gradient flow would keep them. A
     scale charge is the case N₂ = G₂ = 0; of many steps `equilibrium` says more.
 
+    The same holds for each entry of a matrix charge M = UᵀU − VᵀV, with N₁ = UᵀU, N₂ = VᵀV, G₁ = E g_Uᵀg_U + …, of the
+    matrices r × r. Along the orbit (U e^X, V e^{−X}), X symmetric, the only place without drift has
+
+        e^{2X} F e^{2X} = E,   E = κG₁ + 2ΛN₂,   F = κG₂ + 2ΛN₁,
+
+    so that e^{2X} = F^{−½}(F^½ E F^½)^½ F^{−½} is the geometric mean of F⁻¹ and E. It is one but for rotations of U
+    and V together, which move M and no norm.
+
     Parameters
     ----------
-    charge : Scale or Rescale
+    charge : Scale, Rescale or GeneralLinear
     module : nn.Module
         Its parameters, buffers and gradients are left as they are.
     loss : "cross_entropy", "mse", or a callable on (output, target)
@@ -107,23 +121,30 @@ def balance(
     >>> bool((np.sign(found.shift) == np.sign(found.drift)).all())
     True
     """
-    if not isinstance(charge, Scale | Rescale):
-        raise InvalidCharge(f"charge is {charge!r}: give a Scale or a Rescale, whose charge can drift")
+    if not isinstance(charge, Scale | Rescale | GeneralLinear):
+        raise InvalidCharge(f"charge is {charge!r}: give a Scale, a Rescale or a GeneralLinear, whose charge can drift")
+    if isinstance(charge, GeneralLinear) and charge.elements is not None:
+        raise InvalidCharge(f"charge {charge.name!r} has a basis: give one without, of all matrices")
     decay, speed, persistence = _rates(step)
-    mean, noise = _squared_gradients(charge, module, loss, data, batch_size)
+    mean, square = _gradients(charge, module, loss, data, batch_size)
     with torch.no_grad():
-        norms = _sides(charge, {name: p.detach() for name, p in charge.parameters_of(module).items()})
-    first, second = (n + persistence * m for m, n in zip(mean, noise, strict=True))
+        parameters = {name: p.detach() for name, p in charge.parameters_of(module).items()}
+        norms = _sides(charge, parameters)
+    # E‖g − ḡ‖² + μ‖ḡ‖², without the difference
+    first, second = (s + (persistence - 1) * m for m, s in zip(mean, square, strict=True))
     drift = -2 * decay * (norms[0] - norms[1]) + speed * (first - second)
     growing, falling = speed * first + 2 * decay * norms[1], speed * second + 2 * decay * norms[0]
-    lost = np.flatnonzero((growing <= 0) | (falling <= 0))
-    if len(lost):
-        raise NoClosedLaw(
-            f"charge {charge.name!r}: generator {lost[0]} has no place without drift, since a side of it has neither "
-            "gradients nor decay; give weight decay, or data that reach it"
-        )
-    shift = np.log(growing / falling) / 4
-    return Balance(mean, noise, drift, shift, norms[0] * np.exp(2 * shift) - norms[1] * np.exp(-2 * shift))
+    doubled = _doubled(charge, growing, falling)
+    there, back = (_applied(function, doubled) for function in (np.sqrt, lambda squares: squares**-0.5))
+    # off the diagonal X is c/2 for each coefficient c of (E_ij + E_ji)/2
+    shift = _entries(_applied(np.log, doubled) * (2 - np.eye(doubled.shape[1]))) / 2
+    return Balance(
+        (_entries(mean[0]), _entries(mean[1])),
+        (_entries(square[0] - mean[0]), _entries(square[1] - mean[1])),
+        _entries(drift),
+        np.concatenate([shift, np.zeros(charge.count(parameters) - len(shift))]),
+        _entries(there @ norms[0] @ there - back @ norms[1] @ back),
+    )
 
 
 def _rates(step: SGDStep) -> tuple[float, float, float]:
@@ -143,15 +164,47 @@ def _rates(step: SGDStep) -> tuple[float, float, float]:
 
 
 def _sides(charge: Charge, tensors: dict[str, Tensor]) -> tuple[Array, Array]:
-    """The squared norms of the two sides, shape [generators] each."""
-    both, difference = charge.norm(tensors).square(), charge.pairing(tensors, tensors)
-    return ((both + difference) / 2).cpu().numpy(), ((both - difference) / 2).cpu().numpy()
+    """The squared norms of the two sides, as matrices: UᵀU and VᵀV; shape [generators, 1, 1] or [heads, r, r]."""
+    if isinstance(charge, GeneralLinear):
+        first, second = charge.sides(tensors)
+    else:
+        both, difference = charge.norm(tensors).square()[:, None, None], charge.value(tensors)[:, None, None]
+        first, second = (both + difference) / 2, (both - difference) / 2
+    return first.cpu().numpy(), second.cpu().numpy()
 
 
-def _squared_gradients(
+def _entries(matrices: Array) -> Array:
+    """The upper triangles of symmetric matrices, in the order of the charges."""
+    row, column = np.triu_indices(matrices.shape[-1])
+    return matrices[:, row, column].reshape(-1)
+
+
+def _applied(function: Callable[[Array], Array], matrices: Array) -> Array:
+    """A function of symmetric matrices, by their eigenvalues."""
+    values, vectors = np.linalg.eigh(matrices)
+    found: Array = (vectors * function(values)[:, None]) @ vectors.swapaxes(1, 2)
+    return found
+
+
+def _doubled(charge: Charge, growing: Array, falling: Array) -> Array:
+    """e^{2X} of `balance`, from E and F."""
+    spectra = [np.linalg.eigvalsh(matrices) for matrices in (growing, falling)]
+    lost = np.flatnonzero(np.any([values[:, 0] <= _ROUNDING * values[:, -1] for values in spectra], axis=0))
+    if len(lost):
+        raise NoClosedLaw(
+            f"charge {charge.name!r}: {'head' if isinstance(charge, GeneralLinear) else 'generator'} {lost[0]} has no "
+            "place without drift, since a side of it has neither gradients nor decay; give weight decay, or data that "
+            "reach it"
+        )
+    half, inverse = _applied(np.sqrt, falling), _applied(lambda values: values**-0.5, falling)
+    found: Array = inverse @ _applied(np.sqrt, half @ growing @ half) @ inverse
+    return found
+
+
+def _gradients(
     charge: Charge, module: nn.Module, loss: Any, data: Any, batch_size: int
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Squared norms of the mean gradient, and the mean ones of the deviations from it, on both sides."""
+    """The squares of the mean gradient, and the mean ones of the gradients, on both sides."""
     if not isinstance(data, tuple) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
         raise InvalidCharge(f"data is {type(data).__name__}: give (input, target), two tensors")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -175,6 +228,4 @@ def _squared_gradients(
     mean = _sides(charge, total)
     if not all(np.isfinite(part).all() for pair in squares for part in pair):
         raise InvalidCharge("a gradient is not finite: give data and parameters at which the loss is")
-    # E‖g − ḡ‖² = E‖g‖² − ‖ḡ‖², which rounding may leave below 0 where all gradients are alike
-    first, second = (np.maximum(np.mean([pair[side] for pair in squares], axis=0) - mean[side], 0) for side in (0, 1))
-    return mean, (first, second)
+    return mean, (np.mean([pair[0] for pair in squares], axis=0), np.mean([pair[1] for pair in squares], axis=0))

@@ -65,6 +65,10 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     4λ(1 − α)/(1 − β) per h·n, with decoupled decay 4λ: twice as fast as weight decay alone, since a smaller norm has
     larger gradients.
 
+    Gradients of a real training do depend on each other: near a minimum they point against the last steps, which the
+    buffer v, before the step, adds up. To first order that is all in G = E‖θ‖²(‖g‖² + 2β⟨g, v⟩/(1 − α)), for Nesterov
+    E‖θ‖²(‖g‖² + 2β²⟨g, v⟩). The angle of heavy ball is the same all the same, that of Nesterov is not.
+
     References
     ----------
     Wan, Zhu, Zhang, Sun 2021 (arXiv 2006.08419) for the angle under heavy ball; Kunin et al. 2021 (arXiv 2012.04728)

@@ -63,6 +63,15 @@ class Matrices(Charge):
         total: Any = sum(factor.sign * gram for factor, gram in self._grams(basis.size, x, y))
         return total  # type: ignore[no-any-return]
 
+    def sides(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return x_Uᵀx_U and x_Vᵀx_V, shape [heads, r, r] each, in float64."""
+        _, basis = self.layout(x)
+        found: dict[int, Any] = {1: 0.0, -1: 0.0}
+        for factor, gram in self._grams(basis.size, x, x):
+            found[factor.sign] = found[factor.sign] + gram
+        whole = found[1] + found[-1]
+        return found[1] + 0 * whole, found[-1] + 0 * whole
+
     def _grams(self, size: int, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Iterator[tuple[Factor, Tensor]]:
         """x_Uᵀy_U of each left factor, y_Vᵀx_V of each right one."""
         for factor in self.factors:
@@ -89,11 +98,7 @@ class Matrices(Charge):
     def generator_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return ‖ξ_X(θ)‖ = (‖UX‖² + ‖VXᵀ‖²)^½ per generator, shape [generators]."""
         _, basis = self.layout(parameters)
-        sides: dict[int, Any] = {1: 0.0, -1: 0.0}
-        for factor, gram in self._grams(basis.size, parameters, parameters):
-            sides[factor.sign] = sides[factor.sign] + gram
-        whole = sides[1] + sides[-1]
-        squares = basis.squared_lengths(sides[1] + 0 * whole, sides[-1] + 0 * whole)
+        squares = basis.squared_lengths(*self.sides(parameters))
         own = {"s": squares[..., : basis.number("s")], "a": squares[..., basis.number("s") :]}
         return torch.cat([own[part].flatten() for part in self.parts]).clamp_min(0).sqrt()
 

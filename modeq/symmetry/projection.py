@@ -52,7 +52,8 @@ def project(
     ----------
     equation : GeneralLinearMethod or ExpectedEpoch, or an equation already derived from one
         ModifiedEquation or another BSeriesField, ExpectedEquation, TimeDerivativeForm, PhaseSpaceForm.
-    family : {"translation", "scale", "rescale", "diagonal", "affine", "general_linear", "rotation"}, or a charge, or its class
+    family : str, or a charge, or its class
+        "translation", "scale", "rescale", "diagonal", "affine", "general_linear" or "rotation".
     order : positive int, optional
         The truncation order of the equation to derive from a method, 2 by default, which is the first order in h;
         1 is the gradient flow.

@@ -10,6 +10,7 @@ from modeq.symmetry.balance import balance
 from modeq.symmetry.charges import Rescale, Scale, Translation
 from modeq.symmetry.equilibrium import equilibrium
 from modeq.symmetry.laws import SGDStep
+from modeq.symmetry.matrix_charges import GeneralLinear
 
 HIDDEN = Rescale("hidden", {"0.weight": 0, "0.bias": 0}, {"2.weight": 1})
 
@@ -198,14 +199,22 @@ def test_a_dead_neuron_without_decay_has_no_balance():
         net[0].bias[1] = -100.0
     with pytest.raises(NoClosedLaw, match="generator 1 has no place without drift"):
         balance(HIDDEN, net, "mse", samples(), SGDStep(0.1))
+    factors = Factors(2)
+    with torch.no_grad():
+        factors.w[4] = 0.0
+    with pytest.raises(NoClosedLaw, match="head 1 has no place without drift"):
+        balance(GeneralLinear("wv", {"v": (0, 2)}, {"w": (0, 2)}), factors, "mse", regression(), SGDStep(0.1))
     found = balance(HIDDEN, net, "mse", samples(), SGDStep(0.1, weight_decay=0.1))
     assert found.charge[1] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_does_not_fit():
     net, data = network(), samples()
-    with pytest.raises(InvalidCharge, match="give a Scale or a Rescale"):
+    with pytest.raises(InvalidCharge, match="give a Scale, a Rescale or a GeneralLinear"):
         balance(Translation("b", {"2.bias": None}), net, "mse", data, SGDStep(0.1))
+    partial = GeneralLinear("wv", {"v": 0}, {"w": 0}, basis=[[(0, 0, 1)], [(1, 1, 1)]])
+    with pytest.raises(InvalidCharge, match="has a basis: give one without"):
+        balance(partial, Factors(1), "mse", regression(), SGDStep(0.1))
     with pytest.raises(InvalidSetting, match="step is 3: give an SGDStep"):
         balance(HIDDEN, net, "mse", data, 3)
     with pytest.raises(InvalidCharge, match="give data for two at least"):
@@ -216,3 +225,76 @@ def test_what_does_not_fit():
         balance(HIDDEN, net, "mse", list(data), SGDStep(0.1))
     with pytest.raises(InvalidCharge, match="not finite"):
         balance(HIDDEN, net, "mse", (data[0] * float("inf"), data[1]), SGDStep(0.1))
+
+
+class Factors(nn.Module):
+    """Outputs WᵀV x of a linear network whose inner numbers are split in heads, each with a map of its own."""
+
+    def __init__(self, heads, seed=0):
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.v = nn.Parameter(torch.randn(3 * heads, 4, generator=random, dtype=torch.float64))
+        self.w = nn.Parameter(0.5 * torch.randn(3 * heads, 5, generator=random, dtype=torch.float64))
+
+    def forward(self, x):
+        return x @ self.v.T @ self.w
+
+
+def regression(count=60):
+    torch.manual_seed(2)
+    x = torch.randn(count, 4, dtype=torch.float64)
+    return x, x @ torch.randn(4, 5, dtype=torch.float64) + torch.randn(count, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("step", [SGDStep(0.05), SGDStep(0.05, momentum=0.5, weight_decay=0.2, nesterov=True)])
+def test_a_matrix_charge_has_no_drift_at_the_shifted_place(step):
+    net, data = Factors(1), regression()
+    charge = GeneralLinear("wv", {"v": 0}, {"w": 0})
+    found, output = balance(charge, net, "mse", data, step), net(data[0])
+    assert found.drift.shape == found.charge.shape == (6,)
+    assert found.shift.shape == (9,)
+    with torch.no_grad():
+        for name, moved in charge.acted(charge.parameters_of(net), torch.from_numpy(found.shift)).items():
+            getattr(net, name).copy_(moved)
+    assert torch.allclose(net(data[0]), output, atol=1e-12)
+    there = balance(charge, net, "mse", data, step)
+    assert np.abs(there.drift).max() < 1e-11 * np.abs(found.drift).max()
+    assert np.abs(there.shift).max() < 1e-11
+    assert charge.value(charge.parameters_of(net)).tolist() == pytest.approx(found.charge, rel=1e-10, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_drift_of_a_matrix_charge_has_that_of_each_neuron_on_its_diagonal(name):
+    net, data, step = Factors(2), regression(), STEPS[name]
+    matrix = balance(GeneralLinear("wv", {"v": (0, 2)}, {"w": (0, 2)}), net, "mse", data, step, batch_size=4)
+    neurons = balance(Rescale("wv", {"v": 0}, {"w": 0}), net, "mse", data, step, batch_size=4)
+    diagonal = np.array([0, 3, 5, 6, 9, 11])
+    assert matrix.drift[diagonal] == pytest.approx(neurons.drift, rel=1e-10)
+    for side in range(2):
+        assert matrix.mean[side][diagonal] == pytest.approx(neurons.mean[side], rel=1e-12)
+        assert matrix.noise[side][diagonal] == pytest.approx(neurons.noise[side], rel=1e-10)
+
+
+def test_a_factorisation_is_balanced_where_its_closed_form_is():
+    """At W V = A under independent noise: Γ_W^½ W and V Γ_V^½ have equal Gram matrices (Ziyin et al. 2024)."""
+    # all pairs of an input and a noise: independent, with exact moments
+    axes = [torch.diag(torch.tensor(spread, dtype=torch.float64)) for spread in ((0.5, 1, 1.5, 2), (1, 0.5, 2, 1, 0.3))]
+    inputs, noises = (torch.cat([axis, -axis]) for axis in axes)
+    x, noise = inputs.repeat_interleave(len(noises), 0), noises.repeat(len(inputs), 1)
+    net = Factors(1)
+    with torch.no_grad():
+        y = net(x) + noise
+        whole = (net.w.T @ net.v).numpy()
+    charge = GeneralLinear("wv", {"v": 0}, {"w": 0})
+    half = lambda output, target: 0.5 * (output - target).square().sum(1).mean()  # noqa: E731
+    found = balance(charge, net, half, (x, y), SGDStep(0.01))
+    input_root = np.sqrt((noise.square().sum(1).mean() * x.square().mean(0)).numpy())
+    output_root = np.sqrt((x.square().sum(1).mean() * noise.square().mean(0)).numpy())
+    left, values, right = np.linalg.svd(output_root[:, None] * whole * input_root)
+    root = np.sqrt(values[:3])
+    v = root[:, None] * right[:3] / input_root
+    w = (root * left[:, :3] / output_root[:, None]).T
+    matrix = np.zeros((3, 3))
+    matrix[np.triu_indices(3)] = found.charge
+    matrix = matrix + np.triu(matrix, 1).T
+    assert np.linalg.eigvalsh(matrix) == pytest.approx(np.linalg.eigvalsh(v @ v.T - w @ w.T), rel=1e-9)
