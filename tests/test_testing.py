@@ -302,6 +302,22 @@ def test_where_epsilon_cannot_be_predicted_the_message_says_so():
     conserved(charges, module, tolerance=1e-4)
 
 
+class Overflowing(nn.Module):
+    """Nothing, as long as its input is small."""
+
+    def forward(self, x):
+        return torch.where(x.abs().max() > 1e3, torch.nan, x)
+
+
+def test_numbers_that_are_not_finite_are_no_proof():
+    module = nn.Sequential(nn.Linear(3, 1), nn.ReLU(), Overflowing(), nn.Linear(1, 3)).double()
+    with torch.no_grad():
+        module[0].bias += 900.0
+    charge = mq.Rescale("hidden", {"0.weight": 0, "0.bias": 0}, {"3.weight": 1})
+    with pytest.raises(AssertionError, match="a finite move changes the loss by nan"):
+        conserved([charge], module, seed=0)  # which makes the neuron larger
+
+
 def trained(module, charges=(HIDDEN,), steps=8, between=None, lr=0.05, optimizer=None, **options):
     """A tracked training, with something done between the fifth step and the sixth."""
     optimizer = optimizer or partial(torch.optim.SGD, momentum=0.9, weight_decay=0.01)

@@ -173,7 +173,7 @@ def _violation(entry: Verified, tolerance: float) -> tuple[float, str] | None:
             f"‖Hξ + (∂ξ)ᵀg‖ = {entry.hessian:.1e} of its terms": entry.hessian / 100,
             f"a finite move changes the loss by {entry.action:.1e} of it": entry.action,
         }
-    text, largest = max(missed.items(), key=lambda item: item[1])
+    text, largest = max(missed.items(), key=lambda item: np.nan_to_num(item[1], nan=np.inf))
     if largest <= tolerance:
         if not entry.left_out <= 10 * max(tolerance, entry.action):
             return None

@@ -151,9 +151,10 @@ def networks_with_charges(
     Examples
     --------
     >>> import torch
-    >>> from hypothesis import given
+    >>> from hypothesis import given, settings
     >>> from modeq.testing import assert_conserved
-    >>> @given(networks_with_charges(loss="cross_entropy"))
+    >>> @settings(max_examples=10)
+    ... @given(networks_with_charges(loss="cross_entropy"))
     ... def conserved(pair):
     ...     network, charges = pair
     ...     batch = torch.randn(8, 3, dtype=torch.float64), torch.randint(0, 3, (8,))

@@ -167,8 +167,9 @@ def tableaux(
     Examples
     --------
     >>> import modeq as mq
-    >>> from hypothesis import given
-    >>> @given(tableaux(order=2))
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=10)
+    ... @given(tableaux(order=2))
     ... def second_order(method):
     ...     assert mq.modified_equation(method, order=2)[[[]]] == 0
     >>> second_order()
