@@ -40,6 +40,8 @@ class Verified:
         The relative change of the loss under a finite element of the group.
     left_out : float
         That change if a part of the entries is left where it is; nan if each generator moves but one.
+    generator : int
+        Of which generator `unexplained` was the largest, counted from 0.
     """
 
     charge: Charge
@@ -49,6 +51,7 @@ class Verified:
     hessian: float
     action: float
     left_out: float
+    generator: int = 0
 
     def passed(self, tolerance: float = 1e-12) -> bool:
         """Whether all identities hold, and the action without a part does not.
@@ -206,7 +209,8 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     slopes, whole = charge.norm(g), _length(point.gradients).cpu()
     slopes = torch.where(slopes < _ROUNDING * whole, whole, slopes)
     size = (slopes * charge.generator_norm(own)).clamp_min(torch.finfo(torch.float64).tiny)
-    first = [float((values.abs() / size).max()) for values in (paired, predicted, paired - predicted)]
+    relative = [values.abs() / size for values in (paired, predicted, paired - predicted)]
+    first = [float(values.max()) for values in relative]
     c = charge.drawn(own, generator)
     field = charge.moved(own, c)
     length = _length(field)
@@ -227,7 +231,7 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     if all(torch.equal(part[name], finite[name]) for name in part):  # nothing could be left out
         left = float("nan")
     hessian = float(_length(missed) / scale) if scale > 0 else 0.0
-    return Verified(charge, *first, hessian, change / unit, left / unit)
+    return Verified(charge, *first, hessian, change / unit, left / unit, int(relative[-1].argmax()))
 
 
 def _predicted(epsilon: Epsilon, stretches: list[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ import sympy as sp
 from sympy import Rational as Q
 
 import modeq as mq
+from modeq.testing import methods, tableaux, trees
 
 ORDER = 4
 X = sp.symbols("u v")
@@ -22,12 +23,8 @@ def fractions(low, high, denominator=6):
 numbers = fractions(-2, 2, 3)
 nonzero = numbers.filter(bool)
 momenta = fractions(0, Q(19, 20), 20)
-plain_trees = st.recursive(st.just([]), lambda below: st.lists(below, max_size=3), max_leaves=6).map(mq.Tree)
-coloured_trees = st.recursive(
-    st.integers(0, 2).map(lambda colour: mq.Tree(colour, [])),
-    lambda below: st.builds(mq.Tree, st.integers(0, 2), st.lists(below, max_size=3)),
-    max_leaves=6,
-)
+plain_trees = trees(8)
+coloured_trees = trees(8, colours=3)
 
 
 def matrices(rows, columns, entries=numbers):
@@ -48,15 +45,9 @@ def series(order=ORDER, single=None, colours=1):
 # Methods
 
 
-@st.composite
-def tableaus(draw, explicit=None):
+def tableaus(explicit=None):
     """A, b of a random Runge–Kutta method with one to three stages and Σ b = 1."""
-    size = draw(st.integers(1, 3))
-    A = draw(matrices(size, size))
-    if draw(st.booleans()) if explicit is None else explicit:
-        A = sp.Matrix(size, size, lambda i, j: A[i, j] if j < i else 0)
-    b = draw(st.lists(numbers, min_size=size - 1, max_size=size - 1))
-    return A, [*b, 1 - sum(b)]
+    return tableaux(explicit=explicit).map(lambda method: (sp.Matrix(method.D), list(method.B)))
 
 
 @st.composite
@@ -70,24 +61,14 @@ def symplectic_tableaus(draw):
     return sp.Matrix(len(b), len(b), entry), b
 
 
-def runge_kutta(**kwargs):
-    return tableaus(**kwargs).map(lambda tableau: mq.RungeKutta(*tableau))
+def runge_kutta():
+    return tableaux(explicit=None)
 
 
-@st.composite
-def optimizers(draw):
+def optimizers():
     """Every momentum method of the library, with random hyper-parameters."""
-    beta, other, more = draw(momenta), draw(momenta), draw(momenta)
-    makers = (
-        mq.GradientDescent,
-        lambda: mq.HeavyBall(beta, other),
-        lambda: mq.Nesterov(beta),
-        lambda: mq.ClassicalNesterov(beta),
-        lambda: mq.QuasiHyperbolic(beta, other),
-        lambda: mq.TripleMomentum(beta, other, more),
-        mq.OptimisticGradient,
-    )
-    return draw(st.sampled_from(makers))()
+    families = ["gradient_descent", "heavy_ball", "nesterov", "classical_nesterov"]
+    return methods([*families, "quasi_hyperbolic", "triple_momentum", "optimistic_gradient"], max_momentum=Q(19, 20))
 
 
 inside = fractions(Q(-3, 4), Q(3, 4), 4)
