@@ -10,6 +10,7 @@ import sympy as sp
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from modeq.displays import Formulas, preformatted
 from modeq.errors import InvalidProblem
 from modeq.symmetry.lie_algebra import Flow, span
 from modeq.symmetry.network_programs import Unlowered, program_of_network
@@ -24,7 +25,7 @@ _LARGEST_VALUE = 2**28
 _FLOWS = {"gradient": "gradient flow", "momentum": "momentum flow"}
 
 
-class PolynomialLaws(Sequence[sp.Expr]):
+class PolynomialLaws(Formulas, Sequence[sp.Expr]):
     """Polynomial conservation laws up to a degree, as sympy expressions; a basis of all.
 
     Attributes
@@ -55,8 +56,13 @@ class PolynomialLaws(Sequence[sp.Expr]):
         complete = "all" if self.complete else f"{self.asked - self.independent} fewer than there are"
         return f"<{len(self)} polynomial laws of degree ≤ {self.degree}, {self.independent} independent: {complete}>"
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return what they are in a line, and a line for each."""
         return "\n".join([repr(self).strip("<>"), *map(str, self)])
+
+    def latex(self) -> str:
+        """Return the laws as LaTeX."""
+        return r",\qquad ".join(map(sp.latex, self))
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class _Asked:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LawCount:
     """The number of independent conservation laws; see `count_conservation_laws`.
 
@@ -120,6 +126,13 @@ class LawCount:
             f"{'exact' if self.exact else 'numerical'}, {sure}",
         ]
         return "\n".join([*lines, *(f"granted: {what}" for what in self.granted)])
+
+    def __repr__(self) -> str:
+        found = f"{self.independent} independent laws of the {_FLOWS[self.flow]}"
+        return f"<{found}, {self.parameters} parameters, {'exact' if self.exact else 'numerical'}>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
     def polynomials(self, degree: int) -> PolynomialLaws:
         """Return a basis of the polynomial laws up to a degree, without constants.
