@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 TREE_COLOURS = ("#1b1b1b", "#c1441a", "#1f6fb2", "#3d8b3d", "#8a5fb0", "#b8860b")
+Point = tuple[float, float]
 
 
 def _axes(ax: Any) -> Any:
@@ -42,23 +43,7 @@ def plot_tree(nested: Any, ax: Any = None, **kwargs: Any) -> list[Any]:
     7
     """
     ax = _axes(ax)
-    edges: list[tuple[tuple[float, float], tuple[float, float]]] = []
-    vertices: list[tuple[float, float, int]] = []
-    next_leaf = 0.0
-
-    def place(node: Any, height: int) -> tuple[float, float]:
-        nonlocal next_leaf
-        colour, children = node if isinstance(node, tuple) else (0, node)
-        below = [place(child, height + 1) for child in children]
-        if below:
-            x = sum(position[0] for position in below) / len(below)
-        else:
-            x, next_leaf = next_leaf, next_leaf + 1.0
-        edges.extend(((x, height), position) for position in below)
-        vertices.append((x, float(height), colour))
-        return x, float(height)
-
-    place(nested, 0)
+    edges, vertices = _placed(nested)
     style = {"color": "0.45", "linewidth": 1.5, "zorder": 1, **kwargs}
     artists = [ax.plot([a[0], b[0]], [a[1], b[1]], **style)[0] for a, b in edges]
     artists += [
@@ -69,6 +54,60 @@ def plot_tree(nested: Any, ax: Any = None, **kwargs: Any) -> list[Any]:
     ax.margins(0.25)
     ax.axis("off")
     return artists
+
+
+def _placed(nested: Any) -> tuple[list[tuple[Point, Point]], list[tuple[float, float, int]]]:
+    """The edges of a tree, and its vertices with their colours: leaves beside each other, the root at height 0."""
+    edges: list[tuple[Point, Point]] = []
+    vertices: list[tuple[float, float, int]] = []
+    next_leaf = 0.0
+
+    def place(node: Any, height: int) -> Point:
+        nonlocal next_leaf
+        colour, children = node if isinstance(node, tuple) else (0, node)
+        below = [place(child, height + 1) for child in children]
+        if below:
+            x = sum(position[0] for position in below) / len(below)
+        else:
+            x, next_leaf = next_leaf, next_leaf + 1.0
+        edges.extend(((x, float(height)), position) for position in below)
+        vertices.append((x, float(height), colour))
+        return x, float(height)
+
+    place(nested, 0)
+    return edges, vertices
+
+
+def tree_svg(nested: Any) -> str:
+    """Return a rooted tree as SVG, the root below, as notebooks show it.
+
+    Parameters
+    ----------
+    nested : nested lists, or nested pairs (colour, children)
+
+    Examples
+    --------
+    >>> tree_svg([[], []]).count("<circle")
+    3
+    """
+    edges, vertices = _placed(nested)
+    width, top = max(x for x, _, _ in vertices), max(y for _, y, _ in vertices)
+    size = f"{24 * width + 24:g}", f"{24 * top + 24:g}"
+
+    def at(x: float, y: float) -> Point:
+        return 24 * x + 12, 24 * (top - y) + 12
+
+    parts = []
+    for a, b in edges:
+        (x1, y1), (x2, y2) = at(*a), at(*b)
+        parts.append(f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="#808080" stroke-width="1.5"/>')
+    for x, y, colour in vertices:
+        (cx, cy), fill = at(x, y), TREE_COLOURS[colour % len(TREE_COLOURS)]
+        parts.append(f'<circle cx="{cx:g}" cy="{cy:g}" r="5" fill="{fill}" stroke="#808080" stroke-width="0.5"/>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size[0]}" height="{size[1]}" '
+        f'viewBox="0 0 {size[0]} {size[1]}" style="max-width: 100%">{"".join(parts)}</svg>'
+    )
 
 
 def plot_errors(curves: Mapping[str, Any], ax: Any = None, steps: Any = None, **kwargs: Any) -> list[Any]:

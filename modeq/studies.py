@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from modeq import plots, report
+from modeq.displays import preformatted
 from modeq.errors import Diverged, InvalidSetting, ModeqError, choice
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.descent import GradientDescent
@@ -109,7 +110,7 @@ def method_of(settings: Settings) -> GeneralLinearMethod:
     return method.with_weight_decay(settings.weight_decay)
 
 
-@dataclass
+@dataclass(repr=False)
 class Study:
     """What a study found; see :func:`study`.
 
@@ -138,6 +139,15 @@ class Study:
     def table(self) -> str:
         """Return the summary that the command line prints."""
         return report.summary(self.results)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return f"Study({self.settings.network!r}, {len(self.results)} sections, in {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return preformatted(self.table())
 
     def save(self) -> None:
         """Write ``study.json``, ``report.md`` and the figures from what there is so far."""

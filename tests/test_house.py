@@ -13,7 +13,7 @@ import modeq
 ROOT = Path(modeq.__file__).parent
 LAYERS = ("errors", "methods", "symbolic", "numeric", "symmetry", "studies", "testing", "cli", "__main__")
 # What a layer may import besides the layers before it.
-ANYWHERE = {"plots", "report"}
+ANYWHERE = {"displays", "plots", "report"}
 
 
 def layer(module: str) -> str:

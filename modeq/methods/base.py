@@ -13,6 +13,7 @@ from modeq.errors import InvalidMethod, NotZeroStable
 from modeq.methods.exact import FrozenMapping, checked_rate, exact, exact_matrix
 
 z = sp.Symbol("z")
+_SHOWN = 8  # rows of the matrices in a notebook
 RESERVED = frozenset({"h", "x", "z", "zeta"})
 
 
@@ -438,6 +439,34 @@ class GeneralLinearMethod:
 
     def __repr__(self) -> str:
         return self.name
+
+    def latex(self) -> str:
+        r"""Return the matrices of the method as LaTeX: the queries above, the next state below.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.GradientDescent().latex())
+        \begin{pmatrix} y \\ X^+ \end{pmatrix} =
+        \left(\begin{array}{c|c} 1 & 0 \\ \hline 1 & 1 \end{array}\right)
+        \begin{pmatrix} X \\ h f(y) \end{pmatrix},\quad \theta = X_{1}
+        """
+        above, below = (
+            r" \\ ".join(" & ".join(map(sp.latex, row)) for row in left.row_join(right).tolist())
+            for left, right in ((self.C, self.D), (self.A, self.B))
+        )
+        columns = "c" * self.state_count + "|" + "c" * self.query_count
+        theta = sum(e * sp.Symbol(f"X_{i + 1}") for i, e in enumerate(self.readout))
+        return (
+            rf"\begin{{pmatrix}} y \\ X^+ \end{{pmatrix}} = "
+            rf"\left(\begin{{array}}{{{columns}}} {above} \\ \hline {below} \end{{array}}\right) "
+            rf"\begin{{pmatrix}} X \\ h f(y) \end{{pmatrix}},\quad \theta = {sp.latex(theta)}"
+        )
+
+    def _repr_markdown_(self) -> str:
+        if self.state_count + self.query_count > _SHOWN:
+            return f"`{self.name}`, {self.state_count} states, {self.query_count} queries"
+        return f"`{self.name}`\n\n$$\n{self.latex()}\n$$"
 
 
 def _are_integers(values: Any, count: int) -> bool:

@@ -21,7 +21,7 @@ from modeq.numeric.protocol import Problem, Vector, loss_of
 from modeq.numeric.trajectory import Status, Trajectory
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CurvatureAlong:
     """h·λ_max of the Hessian along an optimizer's iterates, and the limits of the method.
 
@@ -48,6 +48,10 @@ class CurvatureAlong:
         """Return the first of the steps at which h·λ_max reaches a limit; None if it does not."""
         beyond = self.steps[self.values >= limit]
         return int(beyond[0]) if len(beyond) else None
+
+    def __repr__(self) -> str:
+        limits = f"series limit {self.series_limit:.4g}, stability limit {self.stability_limit:.4g}"
+        return f"CurvatureAlong({len(self.steps)} steps, {limits})"
 
     def flags(self) -> list[str]:
         """Return one sentence for each limit that is reached."""

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidMethod, InvalidProblem
 from modeq.numeric.comparing import CurvatureAlong
 from modeq.numeric.entries import Entry, json_ready
 from modeq.numeric.protocol import Problem, Vector, loss_of
+from modeq.numeric.symbolic_problems import WrittenOut
 from modeq.numeric.trajectory import Status, Trajectory
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Comparison:
+class Comparison(Tabular):
     """The optimizers and the laws that were compared with them; see :func:`compare`.
 
     Attributes
@@ -88,18 +90,21 @@ class Comparison:
           gradient flow                          1.92e-02  1.92e-02
           vector field, order 2                  1.26e-03  1.26e-03
         """
-        lines = []
-        for method, iterates in self.iterates.items():
-            lines.append(
-                f"{method}, h = {self.h:g}, {self.steps} steps: largest error over all steps, over their second half"
-            )
-            for entry in self.entries:
-                if entry.method == method:
-                    value = entry.note if entry.error is None else f"{entry.error:.2e}  {entry.late_error:.2e}"
-                    lines.append(f"  {entry.title:<38} {value}")
-            if not iterates.success:
-                lines.append(f"  the optimizer itself: {iterates.message}")
-        return "\n".join(lines)
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        return [self._table(method, iterates) for method, iterates in self.iterates.items()]
+
+    def _table(self, method: str, iterates: Trajectory) -> Table:
+        rows = []
+        for entry in self.entries:
+            if entry.method == method:
+                failed = entry.error is None
+                cells = [entry.note] if failed else [f"{entry.error:.2e}", f"{entry.late_error:.2e}"]
+                rows.append((entry.title, *cells))
+        notes = [] if iterates.success else [f"the optimizer itself: {iterates.message}"]
+        said = f"{method}, h = {self.h:g}, {self.steps} steps: largest error over all steps, over their second half"
+        return Table((), rows, said, notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the parameters, ready for JSON.
@@ -127,7 +132,8 @@ class Comparison:
                 "best_order": {form: order for (name, form), order in self.best_order.items() if name == method},
             }
         entries = [entry.to_dict() for entry in self.entries]
-        return {"problem": repr(self.problem), "h": self.h, "steps": self.steps, "methods": methods, "entries": entries}
+        written = self.problem.description if isinstance(self.problem, WrittenOut) else repr(self.problem)
+        return {"problem": written, "h": self.h, "steps": self.steps, "methods": methods, "entries": entries}
 
     def plot(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
         """Plot error against step, one line for each law, of all methods or of one; return the artists."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidMethod, InvalidProblem, choice
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.numeric.colours import is_game
@@ -28,8 +29,8 @@ from modeq.symbolic.temporal import time_derivative_form
 _NOISE = 1e-12  # rounding and integration errors, relative to the parameters
 
 
-@dataclass(frozen=True)
-class ObservedOrder:
+@dataclass(frozen=True, repr=False)
+class ObservedOrder(Tabular):
     """How fast the error falls with the step size; see :func:`observed_order`.
 
     Attributes
@@ -69,6 +70,31 @@ class ObservedOrder:
         """
         last = [slope for slope in self.slopes if np.isfinite(slope)][-2:]
         return bool(last) and all(abs(slope - self.expected) <= tolerance for slope in last)
+
+    def table(self) -> str:
+        """Return a line for each step size: its error, and the slope from the size before.
+
+        Examples
+        --------
+        >>> print(ObservedOrder((0.2, 0.1), (4.1, 2.0), (1.04,), 1, (0.2, 0.1), 1e-12).table())
+        h    error     slope
+        0.2  4.10e+00
+        0.1  2.00e+00  1.04
+        expected slope 1; h·λ_max from 0.2 to 0.1 of the series limit
+        """
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        slopes = ("", *("rounding" if np.isnan(slope) else f"{slope:.2f}" for slope in self.slopes))
+        sizes = zip(self.step_sizes, self.errors, slopes, strict=True)
+        rows = [(f"{h:.4g}", f"{error:.2e}", slope) for h, error, slope in sizes]
+        window = "" if np.isnan(self.window[0]) else "; h·λ_max from {:.3g} to {:.3g} of the series limit"
+        note = f"expected slope {self.expected}{window.format(*self.window)}"
+        return [Table(("h", "error", "slope"), rows, notes=[note])]
+
+    def __repr__(self) -> str:
+        slopes = ", ".join(f"{slope:.2f}" for slope in self.slopes[:8])
+        return f"ObservedOrder(slopes {slopes}, expected {self.expected})"
 
     def plot(self, ax: Any = None, **kwargs: Any) -> list[Any]:
         """Plot the errors against the step sizes; see :func:`modeq.plots.plot_order`.

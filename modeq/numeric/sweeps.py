@@ -4,11 +4,12 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
+from modeq.displays import Table, Tabular, cut
 from modeq.errors import InvalidSetting, SweepFailed
 from modeq.numeric.sweep_store import Store
 
@@ -31,11 +32,11 @@ class Failure:
 
     kind: str
     message: str
-    traceback: str
+    traceback: str = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Sweep:
+class Sweep(Tabular):
     """What a function returned at each case; see :func:`sweep`.
 
     Attributes
@@ -66,13 +67,14 @@ class Sweep:
         h=2.0  0.5
         h=0    failed: ZeroDivisionError: division by zero
         """
-        names = [_label(case) for case in self.cases]
-        width = max((len(name) for name in names), default=0)
-        return "\n".join(f"{name:<{width}}  {self._shown(number)}" for number, name in enumerate(names))
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        return [Table((), [(_label(case), self._shown(number)) for number, case in enumerate(self.cases)])]
 
     def _shown(self, number: int) -> str:
         failed = self.failures.get(number)
-        return repr(self.results[number]) if failed is None else f"failed: {failed.kind}: {failed.message}"
+        return cut(repr(self.results[number]) if failed is None else f"failed: {failed.kind}: {failed.message}")
 
     def raise_failures(self) -> "Sweep":
         """Return the sweep, or raise `SweepFailed` if a member failed.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from modeq.displays import Formulas, cut
 from modeq.errors import InvalidProblem
 from modeq.numeric.compiled import compiled
 from modeq.numeric.protocol import Vector, checked_numbers, flat_start
@@ -16,7 +17,7 @@ from modeq.symbolic.explicit_fields import ExplicitDifferentials
 Expressions = tuple[sp.Expr, ...]
 
 
-class WrittenOut:
+class WrittenOut(Formulas):
     """A field f of sympy expressions, in one part or in several: what the classes below share.
 
     Attributes
@@ -64,6 +65,9 @@ class WrittenOut:
             except InvalidProblem as error:
                 raise InvalidProblem(f"default_start: {error}") from error
             object.__setattr__(self, "default_start", numbers)
+
+    def __repr__(self) -> str:
+        return cut(self.description, 150)
 
     def native(self, theta: Vector) -> Vector:
         """θ itself: sympy's code computes with numpy arrays."""
@@ -212,9 +216,35 @@ class SymbolicProblem(WrittenOut):
         """The Hessian as a sympy matrix."""
         return sp.hessian(self.loss_expression, self.variables)
 
-    def __repr__(self) -> str:
+    @property
+    def description(self) -> str:
+        """The problem as it is written in Python, in full."""
         shown = self.loss_expression if self.parts == 1 else list(self.losses)
         return f"SymbolicProblem({shown}, {list(self.variables)})"
+
+    def text(self) -> str:
+        """Return a line for the loss, or for that of each minibatch.
+
+        Examples
+        --------
+        >>> x = sp.Symbol("x")
+        >>> print(SymbolicProblem([x**2, x**2 / 2 - x], [x]))
+        L_1 = x**2
+        L_2 = x**2/2 - x
+        """
+        return "\n".join(f"L{_index(k, self.parts)} = {loss}" for k, loss in enumerate(self.losses))
+
+    def latex(self) -> str:
+        """Return the loss, or that of each minibatch, as LaTeX.
+
+        Examples
+        --------
+        >>> x = sp.Symbol("x")
+        >>> SymbolicProblem(x**2, [x]).latex()
+        'L = x^{2}'
+        """
+        named = (f"L{_index(k, self.parts)} = {sp.latex(loss)}" for k, loss in enumerate(self.losses))
+        return r",\qquad ".join(named)
 
 
 @dataclass(frozen=True, repr=False)
@@ -300,9 +330,39 @@ class VectorField(WrittenOut):
         pairs = list(zip(self.variables, self.components, strict=True))
         return tuple(tuple(c if v in group else sp.Integer(0) for v, c in pairs) for group in self.players)
 
-    def __repr__(self) -> str:
+    @property
+    def description(self) -> str:
+        """The field as it is written in Python, in full."""
         players = "" if self.players is None else f", players={[list(group) for group in self.players]}"
         return f"VectorField({self.components}, {list(self.variables)}{players})"
+
+    def text(self) -> str:
+        """Return a line for each component.
+
+        Examples
+        --------
+        >>> x, y = sp.symbols("x y")
+        >>> print(VectorField([y, -x], [x, y]))
+        x' = y
+        y' = -x
+        """
+        return "\n".join(f"{v}' = {c}" for v, c in zip(self.variables, self.components, strict=True))
+
+    def latex(self) -> str:
+        r"""Return the field as LaTeX.
+
+        Examples
+        --------
+        >>> x = sp.Symbol("x")
+        >>> print(VectorField([-x], [x]).latex())
+        \dot{x} = - x
+        """
+        pairs = zip(self.variables, self.components, strict=True)
+        return r",\qquad ".join(rf"\dot{{{sp.latex(v)}}} = {sp.latex(c)}" for v, c in pairs)
+
+
+def _index(k: int, parts: int) -> str:
+    return "" if parts == 1 else f"_{k + 1}" if k < 9 else f"_{{{k + 1}}}"
 
 
 def checked_variables(variables: Any) -> tuple[sp.Symbol, ...]:

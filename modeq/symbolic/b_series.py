@@ -1,13 +1,14 @@
 """A B-series with exact coefficients, as a mapping from trees: the shape shared by fields and by starts."""
 
 from collections.abc import ItemsView, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import sympy as sp
 
+from modeq.displays import MOST, Formula
 from modeq.errors import InvalidTree
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import FrozenMapping, tidy
@@ -36,7 +37,7 @@ class Written(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BSeries(Mapping[Tree, sp.Expr]):
+class BSeries(Formula, Mapping[Tree, sp.Expr]):
     """Σ_τ h^{|τ| − offset} c(τ)/σ(τ) F(τ) over the trees with at most `order` vertices.
 
     Indexing gives c(τ), *not* divided by the symmetry σ(τ); a tree may be written as nested lists. Two
@@ -300,11 +301,15 @@ class BSeries(Mapping[Tree, sp.Expr]):
         text: str = sp.pretty(equation, order="none", use_unicode=True, wrap_line=False)
         return text
 
-    def __str__(self) -> str:
-        return self.text()
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
+    def _shortened(self) -> tuple["BSeries", int]:
+        series, table = self.series, self.series.table
+        kept = [i for i, value in enumerate(series.values) if value != 0]
+        if len(kept) <= MOST:
+            return self, 0
+        end = kept[MOST]
+        shorter = table.truncated(table.trees[end - 1].order)
+        values = (*series.values[:end], *([series.field.zero] * (len(shorter) - end)))
+        return replace(self, series=Coefficients(shorter, values, series.field)), len(kept) - MOST
 
 
 class _Pairs(ItemsView[Tree, sp.Expr]):

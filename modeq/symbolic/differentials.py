@@ -223,6 +223,17 @@ def theta_latex(k: int) -> str:
     return r"\theta" if k == 0 else rf"\{'d' * k}ot\theta" if k < 4 else rf"\theta^{{({k})}}"
 
 
+def theta_text(k: int) -> str:
+    """Return the k-th derivative of θ as text.
+
+    Examples
+    --------
+    >>> theta_text(0), theta_text(2), theta_text(4)
+    ('θ', "θ''", 'θ^(4)')
+    """
+    return "θ" + "'" * k if k < 4 else f"θ^({k})"
+
+
 def latex_sum(terms: list[tuple[sp.Expr, str]]) -> str:
     """Return Σ coefficient·symbol as LaTeX, each sign in front of its term; zero terms are left out."""
     pieces: list[str] = []

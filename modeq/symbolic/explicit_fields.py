@@ -11,6 +11,7 @@ import sympy as sp
 from sympy.polys.domains.domain import Domain
 from sympy.polys.rings import PolyElement, PolyRing
 
+from modeq.displays import Formulas, listed
 from modeq.errors import InvalidNotation, InvalidProblem
 from modeq.methods.exact import tidy_element
 from modeq.symbolic.rooted_trees import Tree
@@ -21,13 +22,42 @@ if TYPE_CHECKING:
 Vector = tuple[sp.Expr, ...]  # or elements of a ring of polynomials
 
 
-@dataclass(frozen=True)
-class ExplicitField:
+@dataclass(frozen=True, repr=False)
+class ExplicitField(Formulas):
     """A vector field in explicit variables: θ' = components(θ)."""
 
     variables: tuple[sp.Symbol, ...]
     components: Vector
     h: sp.Expr
+
+    def text(self) -> str:
+        """Return a line for each component.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> x, y = sp.symbols("x y")
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).on(x**2 / 2 + y**2, [x, y]))
+        x' = -h*x/2 - x
+        y' = -2*h*y - 2*y
+        """
+        return "\n".join(f"{v}' = {c}" for v, c in zip(self.variables, self.components, strict=True))
+
+    def latex(self) -> str:
+        r"""Return the equations as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> x = sp.Symbol("x")
+        >>> print(mq.modified_equation(mq.GradientDescent(), order=2).on(x**2 / 2, [x]).latex())
+        \dot{x} = - \frac{h x}{2} - x
+        """
+        pairs = zip(self.variables, self.components, strict=True)
+        return r",\qquad ".join(rf"\dot{{{sp.latex(v)}}} = {sp.latex(c)}" for v, c in pairs)
+
+    def __repr__(self) -> str:
+        return f"ExplicitField({len(self.components)} components, in {listed(self.variables)})"
 
     @property
     def parameters(self) -> tuple[sp.Symbol, ...]:

@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from modeq.displays import MOST, Formula
 from modeq.errors import InvalidProblem, NotAGradientFlow
 from modeq.methods.exact import tidy
 from modeq.symbolic.differentials import colour_index, contracted, h, latex_sum, printable, step_latex, text_sum
@@ -41,7 +43,7 @@ class GradientTest:
 
 
 @dataclass(frozen=True, repr=False)
-class ModifiedLoss:
+class ModifiedLoss(Formula):
     """L̃ = Σ h^k C(φ) S(φ) over unrooted trees φ, with f̃ = −∇L̃.
 
     S(φ) contracts the derivatives of L along the edges of φ: rooted as φ = [τ₁,…,τ_m],
@@ -135,7 +137,15 @@ class ModifiedLoss:
             return factor, rf"\langle {children[0]},H{index} {children[1]}\rangle"
         return factor, rf"\nabla^{len(children)}L{index}[{','.join(children)}]"
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return L̃ as one line of text; ``str`` gives it too.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.modified_equation(mq.GradientDescent(), order=2).modified_loss().text()
+        'L + h/4·|g|^2'
+        """
         pieces = []
         for (power, tree), weight in self.terms.items():
             factor, symbol = self._scalar(tree)
@@ -145,8 +155,8 @@ class ModifiedLoss:
     def __repr__(self) -> str:
         return f"ModifiedLoss(of {self.series!r}, order={self.order})"
 
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
+    def _shortened(self) -> tuple["ModifiedLoss", int]:
+        return replace(self, terms=dict(islice(self.terms.items(), MOST))), max(len(self.terms) - MOST, 0)
 
 
 def _partial_derivative(of: sp.Expr, symbols: tuple[sp.Symbol, ...], axes: tuple[int, ...]) -> sp.Expr:

@@ -4,20 +4,27 @@ It is the form for momentum near 1, where the vector field on the parameters alo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import sympy as sp
 
+from modeq.displays import Formula
 from modeq.errors import InvalidMethod
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import FrozenMapping, tidy
 from modeq.symbolic.b_series import BSeries
-from modeq.symbolic.differentials import h, latex_sum
+from modeq.symbolic.differentials import h, latex_sum, text_sum
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.explicit_fields import ExplicitField
-from modeq.symbolic.phase_space_elimination import eliminated_latex, eliminated_text, highest_derivative, shown
+from modeq.symbolic.phase_space_elimination import (
+    eliminated_latex,
+    eliminated_text,
+    highest_derivative,
+    rounded,
+    shown,
+)
 from modeq.symbolic.phase_space_exact import (
     Expansion,
     checked_expansion,
@@ -28,9 +35,11 @@ from modeq.symbolic.phase_space_start import phase_space_start
 from modeq.symbolic.rooted_trees import checked_order
 from modeq.symbolic.temporal import checked_time_order, field_of_form, require_time_form
 
+_SHOWN = 6  # derivatives of the gradient
+
 
 @dataclass(frozen=True, repr=False)
-class PhaseSpaceForm:
+class PhaseSpaceForm(Formula):
     """q(D) θ = h Σ_c r_c(D) f_c(θ(t)), with D the derivative per step, h·d/dt.
 
     Attributes
@@ -203,10 +212,35 @@ class PhaseSpaceForm:
         if eliminated:
             return eliminated_latex(self)
 
+        left, right = map(latex_sum, self._sides())
+        return rf"{left} = -h\left({right}\right),\quad D = h\,\tfrac{{d}}{{dt}}"
+
+    def text(self, eliminated: bool = True) -> str:
+        """Return the equation as one line of text, numbers that are not rational to six digits.
+
+        Parameters
+        ----------
+        eliminated : bool
+            Whether to write the derivatives of f out in those of θ, as ``str`` does for a few of them.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> mq.phase_space_form(mq.GradientDescent(), order=3).text(eliminated=False)
+        'D θ = -h·(g - 1/2·D g + 1/12·D^2 g), D = h·d/dt'
+        """
+        if eliminated:
+            return eliminated_text(self)
+        left, right = (text_sum([(rounded(c), symbol) for c, symbol in side]) for side in self._sides())
+        return f"{left} = -h·({right}), D = h·d/dt"
+
+    def _sides(self) -> tuple[list[tuple[sp.Expr, str]], list[tuple[sp.Expr, str]]]:
+        """The terms of q(D) θ and of −r(D) f, as coefficients and LaTeX."""
+
         def power(k: int, symbol: str) -> str:
             return symbol if k == 0 else f"D {symbol}" if k == 1 else f"D^{{{k}}} {symbol}"
 
-        left = latex_sum([(shown(c), power(k + 1, r"\theta")) for k, c in enumerate(self.q)])
+        left = [(shown(c), power(k + 1, r"\theta")) for k, c in enumerate(self.q)]
         right = []
         for colour, row in self.r.items():
             if colour in self.method.decay:
@@ -214,17 +248,21 @@ class PhaseSpaceForm:
                 right += [(_tidy_product(rate, shown(c)), power(k, r"\theta")) for k, c in enumerate(row)]
             else:
                 right += [(shown(c), power(k, "g")) for k, c in enumerate(row)]
-        return rf"{left} = -h\left({latex_sum(right)}\right),\quad D = h\,\tfrac{{d}}{{dt}}"
+        return left, right
+
+    def _shortened(self) -> tuple["PhaseSpaceForm", int]:
+        rows = {colour: row[:_SHOWN] for colour, row in self.r.items()}
+        left = sum(map(len, self.r.values())) - sum(map(len, rows.values()))
+        return replace(self, r=rows), left
 
     def __str__(self) -> str:
-        return eliminated_text(self)
+        shown, left = self._shortened()
+        # Written out, a derivative of high order is a sum over many partitions.
+        return f"{shown.text(eliminated=False)} … and {left} more terms" if left else self.text()
 
     def __repr__(self) -> str:
         name = "" if self.expansion == "derivatives" else f", expansion={self.expansion!r}"
         return f"PhaseSpaceForm({self.method}, order={self.order}{name}, poles={self.poles})"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 def _tidy_product(rate: sp.Expr, coefficient: sp.Expr) -> sp.Expr:

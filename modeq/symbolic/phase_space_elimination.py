@@ -68,8 +68,14 @@ def _text_theta(k: int) -> str:
     return ("θ", "θ̇", "θ̈", "θ⃛")[k] if k < 4 else f"θ^({k})"
 
 
-def _rounded(coefficient: sp.Expr) -> sp.Expr:
-    """A number that is not rational to six digits."""
+def rounded(coefficient: sp.Expr) -> sp.Expr:
+    """Return a number that is not rational to six digits.
+
+    Examples
+    --------
+    >>> rounded(sp.log(2)), rounded(sp.Rational(1, 3))
+    (0.693147, 1/3)
+    """
     if coefficient.is_Rational or coefficient.free_symbols:
         return coefficient
     return sp.Float(sp.re(sp.N(coefficient, 40, maxn=1000)), 6)
@@ -95,7 +101,7 @@ _LATEX = _Style(
     r",\quad \dot\theta = h\,\tfrac{d\theta}{dt}",
 )
 _TEXT = _Style(
-    lambda terms: text_sum([(_rounded(c), symbol) for c, symbol in terms]),
+    lambda terms: text_sum([(rounded(c), symbol) for c, symbol in terms]),
     _text_theta,
     "({})",
     "[{}]",

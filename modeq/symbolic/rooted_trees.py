@@ -247,14 +247,18 @@ class Tree:
 
         return plots.plot_tree(self.nested(), ax=ax, **kwargs)
 
-    def _repr_latex_(self) -> str:
-        return f"${self.latex()}$"
+    def _repr_svg_(self) -> str:
+        from modeq import plots
+
+        return plots.tree_svg(self.nested())
 
     def __repr__(self) -> str:
         nested = self.nested()
-        return f"Tree{nested!r}" if isinstance(nested, tuple) else f"Tree({nested!r})"
+        written = f"Tree{nested!r}" if isinstance(nested, tuple) else f"Tree({nested!r})"
+        return written if len(written) <= _LONGEST else f"<tree with {self.order} vertices>"
 
 
+_LONGEST = 160  # characters of a tree written out
 # Trees are immutable and there are many of them: the slots are filled past Tree.__setattr__ in the fastest way.
 _new_tree = object.__new__
 _set_colour, _set_children, _set_order, _set_hash = (

@@ -11,10 +11,20 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from modeq.displays import Formula
 from modeq.errors import InvalidProblem
 from modeq.methods.base import GeneralLinearMethod
 from modeq.methods.exact import tidy
-from modeq.symbolic.differentials import Notation, checked_notation, h, latex_sum, printable, step_latex, text_sum
+from modeq.symbolic.differentials import (
+    Notation,
+    checked_notation,
+    h,
+    latex_sum,
+    printable,
+    step_latex,
+    text_sum,
+    theta_text,
+)
 from modeq.symbolic.differentials import theta_latex as theta
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.explicit_fields import ExplicitField, checked_step, concrete_fields
@@ -26,7 +36,7 @@ Terms = list[tuple[int, sp.Expr, str]]  # the power of h, the rest of the coeffi
 
 
 @dataclass(frozen=True, repr=False)
-class ScheduledForm(ABC):
+class ScheduledForm(Formula, ABC):
     """What the forms of a method under a schedule h(n) = h·φ(t), t = h·n, share; h is the base learning rate.
 
     Attributes
@@ -137,7 +147,7 @@ class ScheduledForm(ABC):
         1/2·θ' + 3*h/4·θ'' - h*φ'/(2*φ)·θ' = -φ·g
         """
         sides = self._sides(*self._named(sp.Symbol("φ"), sp.Symbol("φ'")), checked_notation(notation))
-        dots = {theta(k): "θ" + "'" * k for k in range(3)}
+        dots = {theta(k): theta_text(k) for k in range(3)}
         return " = ".join(text_sum([(h**power * c, dots.get(symbol, symbol)) for power, c, symbol in s]) for s in sides)
 
     def _named(self, letter: sp.Symbol, dotted: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
@@ -145,14 +155,8 @@ class ScheduledForm(ABC):
         any_function = isinstance(self.schedule, AppliedUndef) and self.schedule.args == (self.t,)
         return (letter, dotted) if any_function else (self.schedule, self.slope)
 
-    def __str__(self) -> str:
-        return self.text()
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method}, {self.schedule}, order={self.order})"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 class ScheduledEquation(ScheduledForm):

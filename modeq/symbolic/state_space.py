@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import mpmath
 import sympy as sp
 
+from modeq.displays import MOST, Formula
 from modeq.errors import InvalidProblem, InvalidTree
 from modeq.methods.arithmetic import Element
 from modeq.methods.base import GeneralLinearMethod, require_method
@@ -23,7 +25,7 @@ Key = tuple[int, Tree]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StateSpaceForm(Mapping[Key, sp.Expr]):
+class StateSpaceForm(Formula, Mapping[Key, sp.Expr]):
     """The field on (θ, v₁, …, v_m) whose flow for the time h is one step of the method, to some order.
 
         θ'   =   Σ_{|τ| ≤ order} h^{|τ|−1} c(0, τ)/σ(τ) F(τ)(θ, v),
@@ -244,15 +246,32 @@ class StateSpaceForm(Mapping[Key, sp.Expr]):
             lines.append(rf"\dot{{{name}}} = {latex_sum(pieces)}")
         return r",\qquad ".join(lines)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return a line for θ and one for each buffer; ``str`` gives them too.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(state_space_form(mq.HeavyBall(momentum=0.5), order=1))
+        θ' = (-2 + 2*log(2))·g - log(2)·v
+        v' = 2*log(2)/h·g - log(2)/h·v
+        """
         lines = []
         for component, name in enumerate(("θ", *_labels("v", self.buffer_count, "{}_{}"))):
             pieces = [(h**power * value, symbol) for power, value, symbol in self._printed(component, "loss")]
             lines.append(f"{name}' = {text_sum(pieces)}")
         return "\n".join(lines)
 
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
+    def _shortened(self) -> tuple["StateSpaceForm", int]:
+        counts = [0] * (self.order + 1)
+        for terms in self.logarithm.terms:
+            for tree, factors in zip(self.trees, terms, strict=True):
+                counts[tree.order] += any(factors)
+        totals = list(accumulate(counts))
+        order = max([1, *(k for k, total in enumerate(totals) if total <= MOST)])
+        if order >= self.order:
+            return self, 0
+        return state_space_form(self.method, order), totals[-1] - totals[order]
 
     def _printed(self, component: int, notation: Notation) -> list[tuple[int, sp.Expr, str]]:
         """The terms of one component: a power of h, a coefficient, and the LaTeX of a differential."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from modeq.displays import Formula, Formulas
 from modeq.errors import InvalidMethod, InvalidOrder, InvalidProblem
 from modeq.methods.base import GeneralLinearMethod, require_method
 from modeq.symbolic.differentials import Notation, h, text_term
@@ -14,8 +15,8 @@ from modeq.symbolic.explicit_fields import ExplicitField, checked_step, concrete
 from modeq.symbolic.rooted_trees import Tree, checked_order
 
 
-@dataclass(frozen=True)
-class ExplicitStochasticEquation:
+@dataclass(frozen=True, repr=False)
+class ExplicitStochasticEquation(Formulas):
     """A stochastic equation in explicit variables: dθ = drift(θ) dt + covariance(θ)^(1/2) dW.
 
     Attributes
@@ -35,9 +36,41 @@ class ExplicitStochasticEquation:
     drift: ExplicitField
     covariance: sp.ImmutableMatrix
 
+    def text(self) -> str:
+        """Return the equation as text: a line for each component of the drift, and one for the covariance.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> x = sp.Symbol("x")
+        >>> print(stochastic_equation(mq.GradientDescent()).on([x**2, -(x**2)], [x], h=0.25))
+        dx = (0) dt + (C^(1/2) dW)_1
+        C = Matrix([[1.0*x**2]])
+        """
+        drift = zip(self.drift.variables, self.drift.components, strict=True)
+        lines = [f"d{v} = ({c}) dt + (C^(1/2) dW)_{k}" for k, (v, c) in enumerate(drift, start=1)]
+        return "\n".join([*lines, f"C = {self.covariance}"])
+
+    def latex(self) -> str:
+        r"""Return the equation as LaTeX.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> x = sp.Symbol("x")
+        >>> print(stochastic_equation(mq.GradientDescent()).on([x**2, -(x**2)], [x]).latex())
+        d\left[\begin{matrix}x\end{matrix}\right] = \left[\begin{matrix}0\end{matrix}\right] dt
+            + \left[\begin{matrix}4 h x^{2}\end{matrix}\right]^{1/2} dW
+        """
+        theta, drift = (sp.latex(sp.Matrix(part)) for part in (self.drift.variables, self.drift.components))
+        return rf"d{theta} = {drift} dt + {sp.latex(self.covariance)}^{{1/2}} dW"
+
+    def __repr__(self) -> str:
+        return f"ExplicitStochasticEquation(drift={self.drift!r})"
+
 
 @dataclass(frozen=True, repr=False)
-class StochasticEquation:
+class StochasticEquation(Formula):
     """The Itô equation that a method follows on minibatches drawn with replacement.
 
         dθ = f̃(θ) dt + √h b₁ Σ(θ)^(1/2) dW,    Σ = (1/m) Σ_k (f_k − f̄)(f_k − f̄)ᵀ,    time = h·n.
@@ -136,14 +169,8 @@ class StochasticEquation:
         factor = "" if self.noise == 1 else (rf"\left({factor}\right)" if self.noise.is_Add else factor) + r"\,"
         return rf"d\theta = \left({drift}\right) dt + \sqrt{{h}}\,{factor}\Sigma^{{1/2}}\,dW"
 
-    def __str__(self) -> str:
-        return self.text()
-
     def __repr__(self) -> str:
         return f"StochasticEquation({self.method}, order={self.order})"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 def _one_for_each_batch(losses: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """The time-derivative form: Σ c_k h^{k−1} θ⁽ᵏ⁾ = f, truncated to an initial-value problem."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import factorial
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import sympy as sp
 from sympy.polys.domains.domain import Domain
 
+from modeq.displays import MOST, Formula
 from modeq.errors import IllPosed, InvalidOrder, NoTimeDerivativeForm
 from modeq.methods.arithmetic import Vector, integral, product, reciprocal, series_product
 from modeq.methods.base import GeneralLinearMethod, require_method
@@ -15,7 +16,7 @@ from modeq.methods.exact import coefficient_field, tidy
 from modeq.methods.shift_operator import ShiftOperator
 from modeq.symbolic.algebra import Elements, Paths, root_subtrees, slope
 from modeq.symbolic.b_series import BSeries
-from modeq.symbolic.differentials import h, latex_sum, step_latex, text_sum, theta_latex
+from modeq.symbolic.differentials import h, latex_sum, step_latex, text_sum, theta_latex, theta_text
 from modeq.symbolic.equation import ModifiedEquation
 from modeq.symbolic.initial_layer import initial_layer
 from modeq.symbolic.rooted_trees import TreeTable, checked_order, tree_table
@@ -23,7 +24,7 @@ from modeq.symbolic.series import Coefficients, modified_coefficients
 
 
 @dataclass(frozen=True, repr=False)
-class TimeDerivativeForm:
+class TimeDerivativeForm(Formula):
     """Σ_{k=1}^p c_k h^{k−1} θ⁽ᵏ⁾ + λ Σ_{k<p} d_k h^k θ⁽ᵏ⁾ = f(θ), derivatives in time = h·n.
 
     Attributes
@@ -129,22 +130,31 @@ class TimeDerivativeForm:
         >>> print(mq.time_derivative_form(mq.GradientDescent(), order=2).latex())
         \dot\theta + \frac{1}{2}\,h\,\ddot\theta = -g
         """
-        terms = [(c, step_latex(k) + theta_latex(k + 1)) for k, c in enumerate(self.coefficients)]
-        decay = enumerate(self.decay_coefficients)
-        terms += [(tidy(self.decay_rate * d), step_latex(k) + theta_latex(k)) for k, d in decay]
-        return f"{latex_sum(terms)} = -g"
+        return f"{latex_sum([(c, step_latex(power) + theta_latex(k)) for power, k, c in self._terms()])} = -g"
 
-    def __str__(self) -> str:
-        terms = [(c * h**k, k + 1) for k, c in enumerate(self.coefficients)]
-        terms += [(tidy(self.decay_rate * d * h**k), k) for k, d in enumerate(self.decay_coefficients)]
-        left = text_sum((c, "θ" + ("'" * k if k < 4 else f"^({k})")) for c, k in terms)
-        return f"{left} = -g"
+    def text(self) -> str:
+        """Return the equation as one line of text; ``str`` gives it too.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> print(mq.time_derivative_form(mq.GradientDescent().with_weight_decay(0.5), order=2))
+        θ' + h/2·θ'' + 1/2·θ = -g
+        """
+        return f"{text_sum([(h**power * c, theta_text(k)) for power, k, c in self._terms()])} = -g"
+
+    def _terms(self) -> list[tuple[int, int, sp.Expr]]:
+        """The terms of the left-hand side: a power of h, a number of derivatives, and a coefficient."""
+        terms = [(k, k + 1, c) for k, c in enumerate(self.coefficients)]
+        return terms + [(k, k, tidy(self.decay_rate * d)) for k, d in enumerate(self.decay_coefficients)]
+
+    def _shortened(self) -> tuple["TimeDerivativeForm", int]:
+        c, d = self.coefficients[: MOST // 2], self.decay_coefficients[: MOST // 2]
+        left = len(self.coefficients) + len(self.decay_coefficients) - len(c) - len(d)
+        return replace(self, coefficients=c, decay_coefficients=d), left
 
     def __repr__(self) -> str:
         return f"TimeDerivativeForm({self.method}, order={self.order})"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"
 
 
 LARGEST_ORDER = 200

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidCharge, InvalidSetting, NoClosedLaw
 from modeq.symmetry.charges import Charge, Rescale, Scale
 from modeq.symmetry.laws import SGDStep
@@ -20,8 +21,8 @@ Array = NDArray[np.float64]
 _ROUNDING = 1e-13  # eigenvalues of what drives a charge below it, relative to the largest, count as 0
 
 
-@dataclass(frozen=True, eq=False)
-class Balance:
+@dataclass(frozen=True, eq=False, repr=False)
+class Balance(Tabular):
     """How a charge drifts on average, and where on its orbit it stands still.
 
     Attributes
@@ -51,6 +52,15 @@ class Balance:
     drift: Array
     shift: Array
     charge: Array
+
+    def _tables(self) -> list[Table]:
+        head = ("charge", "‖ḡ‖² of A₁", "of A₂", "E‖g − ḡ‖² of A₁", "of A₂", "drift", "shift", "charge there")
+        columns = (*self.mean, *self.noise, self.drift, self.shift[: len(self.drift)], self.charge)
+        rows = [(f"{k}", *(f"{v:.3g}" for v in row)) for k, row in enumerate(zip(*columns, strict=True))]
+        return [Table(head, rows)]
+
+    def __repr__(self) -> str:
+        return f"Balance({len(self.drift)} charges)"
 
 
 def balance(

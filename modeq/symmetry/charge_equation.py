@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import sympy as sp
 
+from modeq.displays import MOST, Formula
 from modeq.errors import InvalidSetting, NoClosedLaw
 from modeq.methods.exact import exact
 from modeq.symbolic.b_series import BSeries, Written
@@ -32,7 +34,7 @@ from modeq.symmetry.series_projection import explicit_rate, initial_values, proj
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ChargeEquation:
+class ChargeEquation(Formula):
     r"""Σ_k a_k y⁽ᵏ⁾ = data, the equation of a charge: y = S = ⟨θ, 1_A⟩, or y = N = θᵀ𝒜θ (no factor ½).
 
     The data are pairings ⟨a, b⟩_𝒜 = aᵀ𝒜b of differentials of the loss (field form), or of g and time
@@ -350,13 +352,13 @@ class ChargeEquation:
         """
         return self._written.latex
 
-    def __str__(self) -> str:
-        return self.text()
+    def _shortened(self) -> tuple["ChargeEquation", int]:
+        terms = self.projected.terms
+        return replace(self, projected=replace(self.projected, terms=dict(islice(terms.items(), MOST)))), max(
+            len(terms) - MOST, 0
+        )
 
     def __repr__(self) -> str:
         variant = "" if self.variant == "corrected" else f", variant={self.variant!r}"
         unit = "" if self.time_unit == 1 else f", time_unit={self.time_unit}"
         return f"ChargeEquation({self.source!r}, {self.family.name!r}{variant}{unit})"
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex()}$"

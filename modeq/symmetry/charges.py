@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from modeq.displays import Table, listed
 from modeq.errors import InvalidCharge
 from modeq.symmetry.factors import Factor
 from modeq.symmetry.members import Axis, Member, both_sides, members_of
@@ -206,12 +207,16 @@ class Charge:
         return {"parameters": self.members}
 
     def __repr__(self) -> str:
-        first, *rest = ((key, "{" + ", ".join(map(str, members)) + "}") for key, members in self._tables().items())
+        first, *rest = ((key, "{" + listed(members) + "}") for key, members in self._tables().items())
         tables = [
             first[1] if not rest else f"{first[0]}={first[1]}",
             *(f"{key}={text}" for key, text in rest),
         ]
         return f"{type(self).__name__}({self.name!r}, {', '.join(tables)})"
+
+    def _repr_html_(self) -> str:
+        rows = [(key, *str(m).rsplit(": ", 1)) for key, members in self._tables().items() for m in members]
+        return Table(("", "parameter", "axis"), rows, f"{self.kind} {self.name!r}").shortened().html()
 
 
 def _plain(groups: Any) -> Any:

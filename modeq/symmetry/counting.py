@@ -10,6 +10,7 @@ import sympy as sp
 from torch import nn
 from tqdm import tqdm
 
+from modeq.displays import Formulas, preformatted
 from modeq.errors import InvalidProblem, choice
 from modeq.symmetry.countable import check_size, check_value, moving_parameters, traced_network
 from modeq.symmetry.law_polynomials import expression, independent, vanish
@@ -25,7 +26,7 @@ from modeq.symmetry.traced import LOSSES
 _FLOWS = {"gradient": "gradient flow", "momentum": "momentum flow"}
 
 
-class PolynomialLaws(Sequence[sp.Expr]):
+class PolynomialLaws(Formulas, Sequence[sp.Expr]):
     """Polynomial conservation laws up to a degree, as sympy expressions; all others are combinations of their products.
 
     Attributes
@@ -56,8 +57,13 @@ class PolynomialLaws(Sequence[sp.Expr]):
         complete = "all" if self.complete else f"{self.asked - self.independent} fewer than there are"
         return f"<{len(self)} polynomial laws of degree ≤ {self.degree}, {self.independent} independent: {complete}>"
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return what they are in a line, and a line for each."""
         return "\n".join([repr(self).strip("<>"), *map(str, self)])
+
+    def latex(self) -> str:
+        """Return the laws as LaTeX."""
+        return r",\qquad ".join(map(sp.latex, self))
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class _Asked:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LawCount:
     """The number of independent conservation laws; see `count_conservation_laws`.
 
@@ -121,6 +127,13 @@ class LawCount:
             f"{'exact' if self.exact else 'numerical'}, {sure}",
         ]
         return "\n".join([*lines, *(f"granted: {what}" for what in self.granted)])
+
+    def __repr__(self) -> str:
+        found = f"{self.independent} independent laws of the {_FLOWS[self.flow]}"
+        return f"<{found}, {self.parameters} parameters, {'exact' if self.exact else 'numerical'}>"
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
     def polynomials(self, degree: int) -> PolynomialLaws:
         """Return the polynomial laws up to a degree, without constants and products of others.

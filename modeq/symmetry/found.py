@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidCharge
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.graph import Graph, drawing
@@ -30,7 +31,7 @@ class Epsilon:
     coefficients: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """One charge, and why it is one.
 
@@ -51,8 +52,12 @@ class Found:
     exact: bool
     epsilons: tuple[Epsilon, ...] = ()
 
+    def __repr__(self) -> str:
+        exact = "exact" if self.exact else "up to ε"
+        return f"Found({self.charge.kind} {self.charge.name!r}, {self.generators} generators, {exact})"
 
-class Charges(Sequence[Charge]):
+
+class Charges(Tabular, Sequence[Charge]):
     """The charges of a network; see `find_charges`.
 
     Attributes
@@ -157,6 +162,9 @@ class Charges(Sequence[Charge]):
 
     def table(self) -> str:
         """Return a line for each charge: its kind, what it moves, how many generators, why."""
+        return super().table()
+
+    def _tables(self) -> list[Table]:
         rows = [
             (
                 e.charge.kind.replace("_", " "),
@@ -167,15 +175,13 @@ class Charges(Sequence[Charge]):
             )
             for e in self.found
         ]
-        rows = [("kind", "charge", "generators", "", "why"), *rows]
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = ["  ".join([*(row[k].ljust(widths[k]) for k in range(4)), row[4]]).rstrip() for row in rows]
-        lines += [f"another diagonal symmetry: {text}" for text in self.others]
+        notes = [f"another diagonal symmetry: {text}" for text in self.others]
         if self.branches:
             read = ", ".join(self.branches[:3]) + (", …" if len(self.branches) > 3 else "")
-            lines.append(f"one branch was seen: the network read {read} off its data, and these hold where it does so")
-        lines += [f"no rule for {text}: nothing is claimed of what it sees" for text in self.unknown]
-        return "\n".join(lines if self.found else ["no symmetry found", *lines[1:]])
+            notes.append(f"one branch was seen: the network read {read} off its data, and these hold where it does so")
+        notes += [f"no rule for {text}: nothing is claimed of what it sees" for text in self.unknown]
+        head = ("kind", "charge", "generators", "", "why")
+        return [Table(head, rows, notes=notes) if rows else Table((), [("no symmetry found",)], notes=notes)]
 
     def plot(self, ax: Any = None, **kwargs: Any) -> list[Any]:
         """Draw the charges on the network's graph; return the artists.

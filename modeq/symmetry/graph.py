@@ -42,7 +42,7 @@ class Vertex:
     parameters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
     """Operations in the order of execution, and which reads which.
 
@@ -61,6 +61,9 @@ class Graph:
 
     vertices: tuple[Vertex, ...]
     edges: tuple[tuple[int, int], ...]
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.vertices)} operations, {len(self.edges)} edges)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types only."""

@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch.func import vmap
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidCharge
 from modeq.symmetry.affine_charges import AffineSymmetry
 from modeq.symmetry.charges import Charge
@@ -39,8 +40,8 @@ class Named:
     false: int = 0
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Tabular):
     """The null space of `modeq.testing.affine_symmetries` or `diagonal_symmetries` in terms of charges.
 
     Attributes
@@ -78,17 +79,21 @@ class Explanation:
 
     def table(self) -> str:
         """Return a line for each charge, and for each family of generators that no charge explains."""
-        rows = [("kind", "charge", "dimension", "")]
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        rows: list[tuple[str, ...]] = []
         for entry in self.named:
             false = f"{entry.false} of its generators not in the null space" if entry.false else ""
             rows.append((entry.charge.kind.replace("_", " "), entry.charge.name, str(entry.dimension), false))
         rows.append(("unexplained", "", str(self.dimension - self.explained), ""))
         for entry in self.rest:
-            rows.append(
-                ("", entry.charge.name, str(entry.dimension), ", ".join(m.parameter for m in entry.charge.members))
-            )
-        widths = [max(len(row[k]) for row in rows) for k in range(3)]
-        return "\n".join("  ".join([*(row[k].ljust(widths[k]) for k in range(3)), row[3]]).rstrip() for row in rows)
+            touched = ", ".join(m.parameter for m in entry.charge.members)
+            rows.append(("", entry.charge.name, str(entry.dimension), touched))
+        return [Table(("kind", "charge", "dimension", ""), rows)]
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.explained} of {self.dimension} dimensions)"
 
 
 def explain(fields: Tensor, charges: Iterable[Charge], module: nn.Module) -> Explanation:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidCharge
 from modeq.numeric.primitives import Elementary
 from modeq.symmetry.charges import Charge
@@ -20,8 +21,8 @@ _RANK = 1e-8  # eigenvalues of the generators' products below it, relative to th
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True, eq=False)
-class GradientNoise:
+@dataclass(frozen=True, eq=False, repr=False)
+class GradientNoise(Tabular):
     """The covariance of minibatch gradients, and where it vanishes; see `gradient_noise`.
 
     Attributes
@@ -64,16 +65,21 @@ class GradientNoise:
 
     def table(self) -> str:
         """Return a line for each charge, and one on the spectrum."""
-        width = max([len("charge"), *map(len, self.projections)])
-        lines = [f"{'charge':{width}}  largest projection"]
-        lines += [f"{name:{width}}  {value:.1e}" for name, value in self.projections.items()]
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        rows = [(name, f"{value:.1e}") for name, value in self.projections.items()]
+        notes = []
         positive = self.spectrum[: self.rank]
         if len(positive):
             middle = float(np.median(positive))
             size = f"from {positive[0]:.2e} to {positive[-1]:.2e}, median {middle:.2e}"
-            lines.append(f"{len(positive)} eigenvalues {size}")
-        lines.append(f"rank {self.rank} of {self.parameters}, of which symmetries take {self.lost}")
-        return "\n".join(lines)
+            notes.append(f"{len(positive)} eigenvalues {size}")
+        notes.append(f"rank {self.rank} of {self.parameters}, of which symmetries take {self.lost}")
+        return [Table(("charge", "largest projection"), rows, notes=notes)]
+
+    def __repr__(self) -> str:
+        return f"GradientNoise({len(self.projections)} charges, rank {self.rank} of {self.parameters})"
 
 
 def gradient_noise(

@@ -76,6 +76,10 @@ class NullSpace(NamedTuple):
         """
         return explain(self.fields, charges, module)
 
+    def __repr__(self) -> str:
+        dimension, unknowns = self.fields.shape
+        return f"NullSpace(dimension {dimension}, {unknowns} unknowns, gap {self.gap:.1e})"
+
 
 def diagonal_symmetries(
     module: nn.Module, loss: Loss, draw: Draw, *, seed: int = 0, tolerance: float = 1e-10

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeq.displays import Table, Tabular, listed
 from modeq.errors import Diverged, InvalidCharge, InvalidSetting, MissingDependency, NoClosedLaw, choice
 
 Array = NDArray[np.float64]
@@ -29,7 +30,7 @@ _TABLES = ("predicted", "hyperparameters")
 _SHOWN = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChargeRecord:
     """One charge along a training; the first row is the moment at which tracking began.
 
@@ -163,9 +164,16 @@ class ChargeRecord:
             unscaled = np.where(difference == 0, 0.0, np.inf)
             return np.divide(difference, scale, out=unscaled, where=scale > 0)
 
+    def __repr__(self) -> str:
+        rows, generators = self.measured.shape
+        return f"ChargeRecord({self.name!r}, {rows} rows of {generators} generators, laws {listed(self.predicted)})"
 
-@dataclass(frozen=True)
-class Record:
+    def _repr_html_(self) -> str:
+        return Record(self.step, {self.name: self})._repr_html_()
+
+
+@dataclass(frozen=True, repr=False)
+class Record(Tabular):
     """A tracked training: `record[name]` is the `ChargeRecord` of the charge of that name.
 
     It is saved with `save`, and handed on with `to_xarray`, `to_pandas` and `plot`.
@@ -332,6 +340,33 @@ class Record:
             figure.legend(handles, labels, loc=place, ncols=3, frameon=False)
         return figure
 
+    def table(self) -> str:
+        """Return a line for each charge: its generators, and the largest residual of each law.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> row = np.ones((1, 1))
+        >>> charge = ChargeRecord("fc", np.zeros(1), np.zeros(1), row, 4 * row, {"discrete": 3 * row}, {})
+        >>> print(Record(np.zeros(1), {"fc": charge}).table())
+        charge  generators  exact discrete law
+        fc      1           5.0e-01
+        1 rows, from step 0 to 0
+        """
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        laws = list(dict.fromkeys(law for charge in self.charges.values() for law in charge.predicted))
+        rows = [
+            (name, str(charge.measured.shape[1]), *(_largest(charge, law) for law in laws))
+            for name, charge in self.charges.items()
+        ]
+        notes = [f"{len(self.step)} rows, from step {self.step[0]:g} to {self.step[-1]:g}"] if len(self.step) else []
+        return [Table(("charge", "generators", *(TITLES[law] for law in laws)), rows, notes=notes)]
+
+    def __repr__(self) -> str:
+        return f"Record({len(self.charges)} charges, {len(self.step)} rows)"
+
     def __getitem__(self, name: str) -> ChargeRecord:
         return self.charges[name]
 
@@ -340,6 +375,16 @@ class Record:
 
     def __len__(self) -> int:
         return len(self.charges)
+
+
+def _largest(charge: ChargeRecord, law: str) -> str:
+    """The largest residual of a law in words."""
+    try:
+        return f"{charge.residual(law).max(initial=0.0):.1e}"
+    except NoClosedLaw:
+        return "no law"
+    except Diverged:
+        return "diverged"
 
 
 def _needed(package: str) -> Any:

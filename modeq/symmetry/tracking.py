@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modeq.displays import listed
 from modeq.errors import InvalidCharge, NoClosedLaw, UnsupportedOptimizer
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.explanation import explain_residual
@@ -176,6 +177,12 @@ class Tracker:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+
+    def __repr__(self) -> str:
+        return f"Tracker({len(self.charges)} charges, {self.steps} steps, laws {listed(self.laws, 4)})"
+
+    def _repr_html_(self) -> str:
+        return self.record._repr_html_()
 
     def remove(self) -> None:
         """Take the hooks off the optimizer; the record stays. May be called again."""

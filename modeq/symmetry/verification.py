@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from modeq.displays import Table, Tabular
 from modeq.errors import InvalidCharge
 from modeq.numeric.primitives import SUBSTITUTES, Elementary
 from modeq.symmetry.charges import Charge
@@ -20,7 +21,7 @@ Parameters = dict[str, Tensor]
 _ROUNDING = 1e-6  # of a gradient that is smaller than the whole by this nothing but rounding may be left
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verified:
     """What was measured of one charge, each largest over its generators.
 
@@ -65,6 +66,10 @@ class Verified:
         identities = max(self.gradient, self.hessian / 100, self.action)
         return identities <= tolerance and not self.left_out <= 10 * max(tolerance, self.action)
 
+    def __repr__(self) -> str:
+        numbers = f"gradient {self.gradient:.1e}, Hessian {self.hessian:.1e}, action {self.action:.1e}"
+        return f"Verified({self.charge.name!r}, {numbers})"
+
     def explained(self, tolerance: float = 1e-12) -> bool:
         """Whether nothing but what norms' ε predict is left of ⟨g, ξ⟩.
 
@@ -77,7 +82,7 @@ class Verified:
         return self.unexplained <= tolerance
 
 
-class Verification(Sequence[Verified]):
+class Verification(Tabular, Sequence[Verified]):
     """The report of `verify`: one `Verified` for each charge.
 
     Examples
@@ -102,15 +107,15 @@ class Verification(Sequence[Verified]):
 
     def table(self) -> str:
         """Return a line for each charge."""
-        width = max([len("charge"), *(len(entry.charge.name) for entry in self._entries)])
-        lines = [f"{'charge':{width}}  gradient  of ε      Hessian   action    with a part left out"]
+        return super().table()
+
+    def _tables(self) -> list[Table]:
+        rows = []
         for e in self._entries:
-            of_epsilon = {0.0: "exact"}.get(e.predicted, f"{e.predicted:.1e}").replace("nan", "unknown").ljust(8)
-            numbers = f"{e.gradient:.1e}   {of_epsilon}  {e.hessian:.1e}   {e.action:.1e}   {e.left_out:.1e}".replace(
-                "nan", "–"
-            )
-            lines.append(f"{e.charge.name:{width}}  {numbers}")
-        return "\n".join(lines)
+            of_epsilon = {0.0: "exact"}.get(e.predicted, f"{e.predicted:.1e}").replace("nan", "unknown")
+            gradient, *others = (f"{value:.1e}" for value in (e.gradient, e.hessian, e.action, e.left_out))
+            rows.append((e.charge.name, gradient, of_epsilon, *(text.replace("nan", "–") for text in others)))
+        return [Table(("charge", "gradient", "of ε", "Hessian", "action", "with a part left out"), rows)]
 
     def __repr__(self) -> str:
         return f"Verification({len(self)} charges)"

@@ -214,7 +214,6 @@ def test_how_a_tree_prints(tree, text, latex):
     tree = mq.Tree(*tree) if isinstance(tree, tuple) else mq.Tree(tree)
     assert tree.text() == text
     assert tree.latex() == latex
-    assert tree._repr_latex_() == f"${latex}$"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import sympy as sp
 
 import modeq as mq
+from modeq.displays import lines
 from modeq.symmetry.charge_solutions import LinearEquation, t, tau
 from modeq.symmetry.continuous import continuous_rotation
 from modeq.symmetry.pairings import MatrixPairing, Pairing, RotationPairing, Vector, family_of
@@ -247,7 +248,7 @@ def test_derivations_print_and_pickle():
                 assert text.startswith("1. The ")
                 assert law.latex() in latex
                 assert latex.count(r"\item") == text.count("\n") - text.count("\n   ") + 1
-                assert law._repr_latex_() == f"$\\displaystyle {law.latex()}$"
+                assert law._repr_latex_() == lines(law.latex())
                 assert "ChargeEquation(" in repr(law)
                 again = pickle.loads(pickle.dumps(law))
                 assert again.text() == law.text()
