@@ -15,6 +15,7 @@ from torch import nn
 import modeq as mq
 from modeq.displays import MOST, Table, cut, first, lines, listed
 from modeq.studies import Settings
+from modeq.symmetry.oracle import NullSpace
 from tests.test_house import CLASSES
 
 x, y = sp.symbols("x y")
@@ -61,6 +62,12 @@ def tracked():
 def verified():
     module, data = network()
     return mq.verify(charges(), module, "cross_entropy", data)
+
+
+def explained():
+    module, _ = network()
+    size = sum(p.numel() for p in module.parameters())
+    return NullSpace(torch.eye(2 * size, dtype=torch.float64)[:60], 1e9).explained_by(charges(), module)
 
 
 @cache
@@ -147,6 +154,9 @@ EXAMPLES = {
     "rescale": lambda: charges()[0],
     "general linear": lambda: mq.GeneralLinear("m", {"0.weight": 0}, {"2.weight": 1}),
     "rotation": lambda: mq.Rotation("m", {"0.weight": 0}, {"2.weight": 1}),
+    "diagonal": lambda: mq.DiagonalSymmetry("neuron", {"0.weight": 0, "2.weight": 1}, {"0.weight": 1, "2.weight": -2}),
+    "affine": lambda: mq.AffineSymmetry("all", [f"layers.{k}.weight" for k in range(90)], np.diag(np.arange(1.0, 91))),
+    "explanation": explained,
     "verification": verified,
     "verified": lambda: verified()[0],
     "noise": noise,

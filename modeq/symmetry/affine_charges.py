@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import expm_multiply
 from torch import Tensor
 
+from modeq.displays import listed
 from modeq.errors import InvalidCharge, NoClosedLaw
 from modeq.symmetry.charges import Charge
 from modeq.symmetry.matrix_basis import Sparse, entries_of, sign_of
@@ -205,7 +206,8 @@ class AffineSymmetry(Charge):
     def __repr__(self) -> str:
         counts = {kind: self.kinds.count(kind) for kind in dict.fromkeys(self.kinds)}
         told = " and ".join(f"{n} {kind}" for kind, n in counts.items())
-        return f"{type(self).__name__}({self.name!r}, {self._names}, {told}, of size {self.size})"
+        names = listed(map(repr, self._names))
+        return f"{type(self).__name__}({self.name!r}, [{names}], {told}, of size {self.size})"
 
     @property
     def _names(self) -> list[str]:

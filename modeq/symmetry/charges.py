@@ -459,7 +459,8 @@ class DiagonalSymmetry(_Quadratic):
         return {**super().to_dict(), "exponents": self._exponents}
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {self._exponents})"
+        exponents = listed(f"{parameter!r}: {exponent}" for parameter, exponent in self._exponents.items())
+        return f"{super().__repr__()[:-1]}, {{{exponents}}})"
 
     @property
     def _exponents(self) -> dict[str, float]:
