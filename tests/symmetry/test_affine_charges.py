@@ -361,7 +361,7 @@ def test_exponents_that_differ_are_found_and_verified():
     assert verify(charges, squares(), "mse", data).passed()
     false = Rescale("0-2", {"0.weight": 0, "0.bias": 0}, {"2.weight": 1})
     assert verify([false], squares(), "mse", data)[0].gradient > 1e-3
-    with pytest.raises(InvalidCharge, match="give a Scale or a Rescale"):
+    with pytest.raises(InvalidCharge, match="give a Scale, a Rescale or a GeneralLinear"):
         balance(charges[0], squares(), "mse", data, SGDStep(0.1))
 
 
