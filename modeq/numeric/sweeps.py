@@ -74,7 +74,7 @@ class Sweep(Tabular):
 
     def _shown(self, number: int) -> str:
         failed = self.failures.get(number)
-        return cut(repr(self.results[number]) if failed is None else f"failed: {failed.kind}: {failed.message}")
+        return cut(repr(self.results[number]) if failed is None else f"failed: {failed.kind}: {failed.message}", 300)
 
     def raise_failures(self) -> "Sweep":
         """Return the sweep, or raise `SweepFailed` if a member failed.

@@ -11,6 +11,7 @@ from scipy.integrate import solve_ivp
 from sympy import Rational as Q
 
 import modeq as mq
+from modeq.displays import lines
 from modeq.methods.composition import coordinates
 from modeq.symbolic.state_space import state_space_form
 
@@ -373,7 +374,7 @@ def test_how_it_prints():
     assert r"\frac{1}{h}\,f" in field
     decayed = state_space_form(mq.HeavyBall(beta).with_weight_decay(lam), order=1)
     assert str(decayed).count("·θ") == 2
-    assert form._repr_latex_() == f"$\\displaystyle {form.latex()}$"
+    assert form._repr_latex_() == lines(form.latex())
 
 
 def test_equal_differentials_are_added():
