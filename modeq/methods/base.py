@@ -39,6 +39,8 @@ class GeneralLinearMethod:
     start : matrix of shape states × colours, optional
         The first state is X₀ = u θ₀ + h Σ_c start_c f_c(θ₀), u the vector of preconsistency.
         Zero buffers by default; torch's undamped first step is one of the others.
+    sgd : mapping, optional
+        What torch.optim.SGD calls the hyper-parameters, if it can run the method.
     step_powers : tuple of int, or None, optional
         How each state scales with h when a schedule changes it: as h to this power. By default 1 for a
         buffer (u_i = 0), measured in h·f, and 0 for the others; None if there is no such rule.
@@ -263,6 +265,11 @@ class GeneralLinearMethod:
     def readout_transfer_function(self, at: Any = z) -> sp.ImmutableMatrix:
         """Return the row e (zI − A)⁻¹ B, from h·f of each query to the parameters θ.
 
+        Parameters
+        ----------
+        at : symbol or number
+            The point z.
+
         Examples
         --------
         >>> import modeq as mq, sympy as sp
@@ -383,6 +390,13 @@ class GeneralLinearMethod:
     def with_weight_decay(self, lam: Any, decoupled: bool = False) -> "GeneralLinearMethod":
         """Return the method with weight decay λ; see :func:`modeq.methods.weight_decay.with_weight_decay`.
 
+        Parameters
+        ----------
+        lam : number from 0, or sympy expression
+            The rate λ, per unit of time h·n.
+        decoupled : bool
+            Whether the decay bypasses the gradient and its buffers.
+
         Examples
         --------
         >>> import modeq as mq
@@ -396,6 +410,12 @@ class GeneralLinearMethod:
     def to_torch(self, parameters: Any, h: float) -> Any:
         """Return torch.optim.SGD that runs this method; see :func:`modeq.methods.from_torch.to_torch`.
 
+        Parameters
+        ----------
+        parameters : iterable of parameters, or of parameter groups, as torch.optim.SGD takes it
+        h : number from 0
+            The learning rate.
+
         Examples
         --------
         >>> import modeq as mq, torch
@@ -408,6 +428,10 @@ class GeneralLinearMethod:
 
     def subs(self, *substitution: Any) -> "GeneralLinearMethod":
         """Return the method with symbols replaced, as in sympy's ``subs``.
+
+        Parameters
+        ----------
+        *substitution : a symbol and its value, or one mapping from symbols to values
 
         Examples
         --------

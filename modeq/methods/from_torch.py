@@ -26,7 +26,11 @@ def method_from_torch(optimizer: Any, group: int = 0) -> GeneralLinearMethod:
     ----------
     optimizer : torch.optim.SGD
     group : int
-        Which of its ``param_groups``.
+        Which of its ``param_groups``, counted from 0.
+
+    Returns
+    -------
+    GeneralLinearMethod
 
     Raises
     ------

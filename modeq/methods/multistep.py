@@ -20,6 +20,11 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     name : str, optional
         How the method prints.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ_n and k − 1 combinations of earlier parameters and fields.
+
     Raises
     ------
     InvalidMethod
@@ -27,9 +32,8 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
 
     Notes
     -----
-    States are θ_n and k − 1 combinations of earlier parameters and fields. Started from zero buffers,
-    all earlier parameters are θ₀ and all earlier fields are 0. Source: Hairer, Nørsett, Wanner, *Solving
-    Ordinary Differential Equations I*, III.2.
+    Started from zero buffers, all earlier parameters are θ₀ and all earlier fields are 0. Source: Hairer,
+    Nørsett, Wanner, *Solving Ordinary Differential Equations I*, III.2.
 
     Examples
     --------

@@ -107,6 +107,11 @@ def method_from(
     name : str, optional
         How the method prints; the rule's own name by default.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states of the rule, the parameters first.
+
     Raises
     ------
     UnsupportedOptimizer

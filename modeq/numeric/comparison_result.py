@@ -130,7 +130,24 @@ class Comparison:
         return {"problem": repr(self.problem), "h": self.h, "steps": self.steps, "methods": methods, "entries": entries}
 
     def plot(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot error against step, one line for each law, of all methods or of one; return the artists."""
+        """Plot error against step, one line for each law, of all methods or of one; return the artists.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot())
+        1
+        """
         from modeq import plots
 
         chosen = self._chosen(method)
@@ -142,7 +159,24 @@ class Comparison:
         return plots.plot_errors(curves, ax=ax, steps=self._steps(), **kwargs)
 
     def plot_losses(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot the loss against the step, the optimizer's as dots and the flows' as lines, of all methods or of one."""
+        """Plot the loss against the step, the optimizer's as dots and the flows' as lines, of all methods or of one.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot_losses())
+        2
+        """
         from modeq import plots
 
         chosen = self._chosen(method)
@@ -157,7 +191,24 @@ class Comparison:
         return plots.plot_losses(flows, points=dots, steps=self._steps(), ax=ax, **kwargs)
 
     def plot_curvature(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot h·λ_max against the step with the limits as horizontal lines, of all methods or of one."""
+        """Plot h·λ_max against the step with the limits as horizontal lines, of all methods or of one.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot_curvature())
+        3
+        """
         from modeq import plots
 
         measured = {name: self.curvature[name] for name in self._chosen(method) if name in self.curvature}

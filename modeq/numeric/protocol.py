@@ -27,6 +27,13 @@ class Problem(Protocol):
     parts : the number of parts that the field has, 1 if it is not divided
     epsilon : the relative rounding of the numbers it computes with
 
+    Notes
+    -----
+    In the methods, `theta` and each of `vectors` is a vector of shape (d,), `part` the number of a part from 0, None
+    for the whole field, and `index` the number of a parameter; `start` is in any form that the problem takes, None for
+    its default; `batches` is a sequence of what single steps see, None for the problem's own, and `batch` an entry of
+    what :meth:`checked_batches` returns.
+
     Examples
     --------
     >>> import modeq as mq, sympy as sp

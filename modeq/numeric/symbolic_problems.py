@@ -108,7 +108,7 @@ class WrittenOut:
         return cache[count, part]
 
     def jacobian(self, part: int | None = None) -> sp.Matrix:
-        """Return f' as a sympy matrix, or that of one part."""
+        """Return f' as a sympy matrix d × d, or that of one `part`."""
         expressions = self.field_expressions if part is None else self.part_expressions[part]
         return sp.Matrix(expressions).jacobian(sp.Matrix(self.variables))
 
@@ -267,6 +267,11 @@ class VectorField(WrittenOut):
         cls, losses: Sequence[Any], players: Sequence[Sequence[sp.Symbol]], *, default_start: Any = None
     ) -> "VectorField":
         """Return the game in which player c descends its own loss L_c in its own variables, f_c = −∂L_c/∂θ_c.
+
+        Parameters
+        ----------
+        losses : sequence of sympy expressions L_c
+        players, default_start : as for :class:`VectorField`
 
         Examples
         --------

@@ -28,6 +28,8 @@ class TimeDerivativeForm:
 
     Attributes
     ----------
+    method : GeneralLinearMethod
+    order : the number p of time derivatives
     coefficients : (c₁, …, c_p), exact
     decay_coefficients : (d₀, …, d_{p−1}), exact; empty without weight decay
     decay_rate : λ
@@ -97,7 +99,7 @@ class TimeDerivativeForm:
         return nothing, BSeries.of(method, Coefficients(slow.table, values, K))
 
     def vector_field(self, order: int) -> ModifiedEquation:
-        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that order.
+        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that `order`.
 
         Found from the coefficients of the form alone, tree by tree, by putting the flow of f̃ into it; it is
         `modified_equation` up to the order of the form, and differs beyond.
@@ -209,6 +211,11 @@ def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivat
         All its gradients are taken at θ.
     order : positive int
         The number of time derivatives kept.
+
+    Returns
+    -------
+    TimeDerivativeForm
+        With the exact coefficients c_k.
 
     Raises
     ------

@@ -18,19 +18,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Balance:
-    """How a charge drifts on average, and where on its orbit it stands still; arrays of shape [generators].
+    """How a charge drifts on average, and where on its orbit it stands still.
 
     Attributes
     ----------
-    mean : tuple of two arrays
+    mean : tuple of two arrays, shape [generators]
         ‖ḡ_{A₁}‖² and ‖ḡ_{A₂}‖² of the mean ḡ of the minibatch gradients; the second is 0 for a scale charge.
-    noise : tuple of two arrays
+    noise : tuple of two arrays, shape [generators]
         E‖g − ḡ‖² over A₁, and over A₂.
-    drift : array
+    drift : array, shape [generators]
         dN/dt of N = ‖θ_{A₁}‖² − ‖θ_{A₂}‖², here, in the time t = h·n.
-    shift : array
+    shift : array, shape [generators]
         ℓ at which (e^ℓ θ_{A₁}, e^{−ℓ} θ_{A₂}) has no drift.
-    charge : array
+    charge : array, shape [generators]
         N there.
 
     Examples
@@ -81,6 +81,7 @@ def balance(
     Returns
     -------
     Balance
+        With arrays of shape [generators].
 
     Raises
     ------

@@ -188,8 +188,8 @@ def count_conservation_laws(
         A network, of which each nonlinearity becomes as general as its kind allows: for ReLU that is the path lifting.
         Or the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
     input : tensor or tuple of tensors; for φ its variables
-        An example for the network; one sample is enough, and fastest, unless it has batch norm. By default the
-        variables are the symbols in φ, by name.
+        An example for the network, samples along the first axis; one is enough, and fastest, unless it has batch
+        norm. By default the variables are the symbols in φ, by name.
     loss : None, "mse" or "cross_entropy"
         "cross_entropy" does not see a constant added to all classes; the others see all that φ or the output tell.
     flow : "gradient" or "momentum"

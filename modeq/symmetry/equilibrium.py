@@ -50,6 +50,7 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     Returns
     -------
     Equilibrium
+        With ‖θ‖², the angle, and the time in which it is reached.
 
     Raises
     ------

@@ -56,6 +56,7 @@ def project(
     Returns
     -------
     ChargeEquation
+        With exact coefficients, and the data as pairings.
 
     Raises
     ------

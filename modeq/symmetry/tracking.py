@@ -131,8 +131,9 @@ class Tracker:
     >>> net = torch.nn.Linear(4, 3)
     >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1)
     >>> tracker = track(net, sgd, [Translation("classifier", {"weight": 1})])
-    >>> tracker.steps, tracker.residual()
-    (0, {'classifier': 0.0})
+    >>> tracker.steps, tracker.residual(), tracker.symmetry_defect()
+    (0, {'classifier': 0.0}, {'classifier': 0.0})
+    >>> tracker.load_state_dict(tracker.state_dict())
     >>> tracker.remove()
     """
 
@@ -366,11 +367,14 @@ class Tracker:
         }
 
     def to_xarray(self) -> Any:
-        """Return the record as an xarray.Dataset; see `Record.to_xarray`."""
+        """Return the record as an xarray.Dataset; see :meth:`modeq.symmetry.records.Record.to_xarray`."""
         return self.record.to_xarray()
 
     def plot(self, names: Sequence[str] | None = None, figure: Any = None) -> Any:
-        """Draw the record so far; given a figure, into that one again. See `Record.plot`."""
+        """Draw the record so far, of all charges or of some `names`; given a `figure`, into that one again.
+
+        See :meth:`modeq.symmetry.records.Record.plot`.
+        """
         return self.record.plot(names, figure)
 
     def state_dict(self) -> dict[str, Any]:
@@ -387,7 +391,7 @@ class Tracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, once module and optimizer are back at that point.
+        """Continue where `state`, a `state_dict`, was taken, once module and optimizer are back at that point.
 
         Raises
         ------
