@@ -99,11 +99,13 @@ class GeneralLinearMethod:
         put("A", exact_matrix(self.A, "A", (None, None)))
         states = self.A.rows
         if states == 0 or self.A.cols != states:
-            raise InvalidMethod(f"A has shape {states} x {self.A.cols}, it must be square and not empty")
+            raise InvalidMethod(
+                f"A has shape {states} x {self.A.cols}: give a square matrix, with a row for each state"
+            )
         put("B", exact_matrix(self.B, "B", (states, None)))
         queries = self.B.cols
         if queries == 0:
-            raise InvalidMethod("B has no column: a method needs at least one gradient query")
+            raise InvalidMethod("B has no column: a method needs at least one gradient query; give a column for each")
         put("C", exact_matrix(self.C, "C", (queries, states)))
         put("D", exact_matrix(self.D, "D", (queries, queries)))
         first = [[1] + [0] * (states - 1)]
@@ -141,7 +143,9 @@ class GeneralLinearMethod:
             )
         unknown = set(self.decay) - set(colours)
         if unknown:
-            raise InvalidMethod(f"decay names the colours {sorted(unknown)}, the queries have {sorted(set(colours))}")
+            raise InvalidMethod(
+                f"decay names the colours {sorted(unknown)}: give rates for colours of queries, {sorted(set(colours))}"
+            )
         return colours
 
     def _check_names(self) -> None:
@@ -163,7 +167,7 @@ class GeneralLinearMethod:
             if self.is_simple_at_one and sp.simplify(self._residue(colour)) == 0:
                 raise InvalidMethod(
                     f"{self.name} is not consistent: the field of colour {colour} does not move the parameters to "
-                    "first order in h (wᵀ B 1 = 0)"
+                    "first order in h, wᵀ B 1 = 0; give a B with which it does"
                 )
 
     def _residue(self, colour: int) -> sp.Expr:
@@ -188,7 +192,10 @@ class GeneralLinearMethod:
             )
         scale = (self.readout * space[0])[0]
         if sp.simplify(scale) == 0:
-            raise InvalidMethod(f"{self.name} is not preconsistent: readout·u = 0 for the vector with A u = u")
+            raise InvalidMethod(
+                f"{self.name} is not preconsistent: readout is {list(self.readout)}, and readout·u = 0 for the vector "
+                "with A u = u; give the row that reads the parameters from the states"
+            )
         return sp.ImmutableMatrix(sp.simplify(space[0] / scale))
 
     @property

@@ -236,7 +236,9 @@ class Comparison:
         name = self._chosen(method)[0]
         points = self.iterates[name].y
         if points.shape[1] != 2:
-            raise InvalidProblem(f"{self.problem!r} has {points.shape[1]} parameters: a plane has two")
+            raise InvalidProblem(
+                f"{self.problem!r} has {points.shape[1]} parameters: a plane has two, take plot or plot_losses"
+            )
         curves = {e.title: e.trajectory.y for e in self.entries if e.method == name and e.trajectory is not None}
         surface = _surface(self.problem, np.vstack([points, *curves.values()]))
         labels = [self.problem.label(index) for index in (0, 1)]

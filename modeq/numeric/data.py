@@ -49,7 +49,7 @@ def digits(
     """
     parts = {"train": slice(None, _TRAIN), "test": slice(_TRAIN, None), "all": slice(None)}
     if split not in parts:
-        raise InvalidProblem(f"no split {split!r} of the digits; choose one of {', '.join(parts)}")
+        raise InvalidProblem(f"split is {split!r}: choose one of {', '.join(parts)}")
     bunch = _bunch("digits")
     images = torch.from_numpy(bunch.images).div(16).unsqueeze(1)
     if standardise:
@@ -160,7 +160,7 @@ def minibatches(n: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[
     [5, 5, 5]
     """
     if not 1 <= batch_size <= n:
-        raise InvalidProblem(f"batch_size {batch_size} does not fit {n} examples; choose it from 1 to {n}")
+        raise InvalidProblem(f"batch_size is {batch_size}: there are {n} samples, give 1 to {n}")
     return _batches(n, batch_size, steps, seed)
 
 

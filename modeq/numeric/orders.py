@@ -304,6 +304,7 @@ def expected_order(
                 break
     if not found:
         raise InvalidMethod(
-            f"{method} has no neglected term through order {search}: it may follow its equation exactly"
+            f"{method} has no neglected term through order {search}: it may follow its equation exactly, without an "
+            "order to observe"
         )
     return min(found)

@@ -247,7 +247,9 @@ def deep_linear(
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidProblem(f"target is {target!r}: give an array of shape {widths[-1], widths[0]}") from error
     if tuple(target.shape) != (widths[-1], widths[0]):
-        raise InvalidProblem(f"target has the shape {tuple(target.shape)}: the network's is {widths[-1], widths[0]}")
+        raise InvalidProblem(
+            f"target has the shape {tuple(target.shape)}: give that of the network, {widths[-1], widths[0]}"
+        )
     return whitened_fit(linear_layers(weights), target)
 
 

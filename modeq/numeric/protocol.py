@@ -205,12 +205,15 @@ def named_start(start: Mapping[str, Any], names: Sequence[str], shapes: Sequence
     """Return a dict of arrays, one for each name, as a flat vector."""
     missing, unknown = set(names) - set(start), set(start) - set(names)
     if missing or unknown:
-        raise InvalidProblem(f"start misses the parameters {sorted(missing)} and has the unknown {sorted(unknown)}")
+        raise InvalidProblem(
+            f"start misses the parameters {sorted(missing)} and has the unknown {sorted(unknown)}: give an array for "
+            f"each of {list(names)}"
+        )
     parts = []
     for name, shape in zip(names, shapes, strict=True):
         value = start[name]
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64)
         if array.shape != shape:
-            raise InvalidProblem(f"start[{name!r}] has shape {array.shape}, the parameter has {shape}")
+            raise InvalidProblem(f"start[{name!r}] has shape {array.shape}, the parameter has {shape}: give that")
         parts.append(array.ravel())
     return flat_start(np.concatenate(parts), sum(int(np.prod(shape)) for shape in shapes))

@@ -327,7 +327,9 @@ def checked_expression(given: Any, variables: tuple[sp.Symbol, ...], what: str) 
     if not isinstance(expression, sp.Expr):
         raise InvalidProblem(f"the {what} is {given!r}: give a sympy expression")
     if expression.has(sp.nan, sp.oo, -sp.oo, sp.zoo, sp.I) or expression.atoms(sp.core.function.AppliedUndef):
-        raise InvalidProblem(f"the {what} {expression} is not finite, not real, or has an undefined function")
+        raise InvalidProblem(
+            f"the {what} {expression} is not finite, not real, or has an undefined function: give a real expression"
+        )
     free = expression.free_symbols - set(variables)
     if free:
         raise InvalidProblem(

@@ -117,7 +117,7 @@ class ExpectedEquation(BSeriesField):
             raise InvalidMethod(f"batches is {batches!r}: give a positive integer")
         if self.batches.is_Integer:
             if self.batches != batches:
-                raise InvalidMethod(f"batches is {batches}: {self!r} is of {self.batches}")
+                raise InvalidMethod(f"batches is {batches}: {self!r} is of {self.batches}, give these")
             return self
 
         def put(tree: Tree, value: sp.Expr) -> sp.Expr:

@@ -147,7 +147,9 @@ LARGEST_ORDER = 200
 def checked_time_order(order: Any) -> int:
     """Return the truncation order of a form in time, or raise `InvalidOrder`."""
     if (number := checked_order(order)) > LARGEST_ORDER:
-        raise InvalidOrder(f"order is {number}: forms in time are derived up to order {LARGEST_ORDER}")
+        raise InvalidOrder(
+            f"order is {number}: forms in time are derived up to order {LARGEST_ORDER}, give at most that"
+        )
     return number
 
 

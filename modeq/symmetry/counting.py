@@ -150,7 +150,10 @@ class LawCount:
         u**2 - v**2
         """
         if self._asked is None:
-            raise InvalidProblem("polynomial laws need an exact count: this network has operations without a rule")
+            raise InvalidProblem(
+                "this count was made in float64, and polynomial laws need an exact one: give a network whose "
+                "operations have rules, and leave exact out"
+            )
         if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
             raise InvalidProblem(f"degree is {degree!r}: give a positive integer")
         asked = self._asked
@@ -260,7 +263,7 @@ def _of_network(
 ) -> LawCount:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not parameters:
-        raise InvalidProblem(f"{type(module).__name__} has no parameter that requires a gradient")
+        raise InvalidProblem(f"{type(module).__name__} has no parameter that requires a gradient: let one require it")
     size = sum(p.numel() for p in parameters.values())
     _check_size(size, limit)
     inputs = example if isinstance(example, tuple) else (example,)
@@ -271,7 +274,8 @@ def _of_network(
     traced = trace(module, inputs, None)
     if any(operation(node) == "detach" for node in traced.nodes):
         raise InvalidProblem(
-            "the network detaches a value: what moves it is no gradient of a function of its parameters"
+            "the network detaches a value, and what moves it is no gradient of a function of its parameters: give one "
+            "without detach"
         )
     if exact is not False:
         try:

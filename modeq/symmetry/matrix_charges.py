@@ -49,7 +49,10 @@ class Matrices(Charge):
             )
         largest = max((max(i, j) for element in self.elements or () for i, j, _ in element), default=0)
         if largest >= size:
-            raise InvalidCharge(f"{owner}: its basis has an index {largest}, and its matrices are {size} × {size}")
+            raise InvalidCharge(
+                f"{owner}: its basis has an index {largest}, and its matrices are {size} × {size}; give indices up to "
+                f"{size - 1}"
+            )
         return heads, MatrixBasis(size, self.elements)
 
     def count(self, tensors: Mapping[str, Tensor]) -> int:

@@ -50,7 +50,7 @@ def polynomials(phi: Any, variables: Any = None) -> tuple[list[sp.Poly], tuple[s
         if not polynomial.is_zero:
             found.append(polynomial)
     if not found:
-        raise InvalidProblem("the reparametrisation is constant, so that nothing moves")
+        raise InvalidProblem("the reparametrisation is constant, so that nothing moves: give one of its variables")
     return found, variables
 
 

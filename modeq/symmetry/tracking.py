@@ -154,7 +154,9 @@ class Tracker:
         self.steps = 0
         names = [charge.name for charge in self.charges]
         if not names or len(set(names)) < len(names):
-            raise InvalidCharge(f"tracking needs charges with distinct names, got {names}")
+            raise InvalidCharge(
+                f"tracking needs charges with distinct names, got {names}; give others with charge.renamed"
+            )
         if writer is not None and not callable(getattr(writer, "add_scalar", None)):
             raise InvalidCharge(f"writer is {writer!r}: give something with add_scalar(tag, value, step)")
         self._module, self._optimizer, self._writer = module, optimizer, writer
@@ -399,7 +401,9 @@ class Tracker:
             If it was taken from other charges or laws, or by another version.
         """
         if state["version"] != _VERSION:
-            raise InvalidCharge(f"tracker state has version {state['version']}; this modeq reads {_VERSION}")
+            raise InvalidCharge(
+                f"tracker state has version {state['version']}; this modeq reads {_VERSION}, track anew"
+            )
         saved = tuple(Charge.from_dict(data) for data in state["charges"])
         if saved != self.charges:
             raise InvalidCharge(f"tracker state is of the charges {saved}, this tracker follows {self.charges}")
