@@ -141,7 +141,7 @@ def minibatches(n: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[
     Parameters
     ----------
     n : int
-        Number of examples.
+        Number of samples.
     batch_size : int
         Number of indices in each batch, at most n.
     steps : int

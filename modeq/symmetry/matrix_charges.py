@@ -266,7 +266,7 @@ class Rotation(Matrices):
 
     References
     ----------
-    Tanaka, Kunin 2021, arXiv 2105.02716, for what momentum makes of conserved quantities.
+    Tanaka, Kunin 2021, arXiv 2105.02716, for what momentum makes of charges.
 
     Examples
     --------

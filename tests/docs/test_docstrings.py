@@ -12,7 +12,7 @@ import modeq
 from modeq import errors
 
 ROOT = Path(modeq.__file__).parent
-DOCS = ROOT.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 # What a function returns has the source of the function.
 RESULTS = {
@@ -70,7 +70,7 @@ CLASSES = sorted(set(NAMES) - set(FUNCTIONS))
 CONSTRUCTED = sorted(set(CLASSES) - set(RESULTS) - {"BSeriesField", "BSeriesMap", "Problem", "Status"})
 PAGES = {
     path: path.read_text(encoding="utf-8")
-    for path in [*DOCS.rglob("*.md"), ROOT.parent / "README.md"]
+    for path in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
     if "generated" not in path.parts
 }
 UNITS = {"h": "learning rate", "lr": "learning rate", "step_sizes": "learning rate", "time": "h·n"}

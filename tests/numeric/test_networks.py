@@ -1,3 +1,5 @@
+"""Networks and data: seeded, of the sizes they should have, and what is refused."""
+
 import builtins
 
 import pytest
