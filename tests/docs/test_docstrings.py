@@ -75,10 +75,10 @@ PAGES = {
 }
 UNITS = {"h": "learning rate", "lr": "learning rate", "step_sizes": "learning rate", "time": "h·n"}
 ARRAY = re.compile(r"\b(arrays?|tensors?|matrix|matrices)\b")
-SHAPE = re.compile(r"×|\bshaped?\b|\baxis\b|\baxes\b|\blength\b|\([\w, ]*,[\w −-]*\)|\[\w[\w, ]*\]")
+SHAPE = re.compile(r"×|\bshaped?\b|\baxis\b|\baxes\b|\blength\b|\([\w −-]+,[\w −,-]*\)|\[\w[\w, ]*\]")
 SAME = re.compile(r"\bas (?:in|for) (?::\w+:)?`~?([\w.]+)`")
 ROLE = re.compile(r":(?:func|class|meth|attr|mod):`~?([\w.]+)`")
-ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")
+ARXIV = re.compile(r"\b\d{4}\.\d{5}\b|(?<=arXiv )\d{4}\.\d{4}\b")
 CITED = re.compile(r"\b((?:[A-ZÀ-Þ][\w’'-]+,? )+)(?:et al\. )?\(?((?:18|19|20)\d\d)\b")
 
 
@@ -131,7 +131,13 @@ def members():
 
 MEMBERS = members()
 METHODS = {path: found for path, found in MEMBERS.items() if inspect.isfunction(found[0])}
-DOCUMENTED = OBJECTS | {path: member for path, (member, _) in MEMBERS.items()}
+TOOLS = {
+    f"{module.__name__}.{name}": thing
+    for module in (modeq.problems, modeq.plots)
+    for name, thing in vars(module).items()
+    if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
+}
+DOCUMENTED = OBJECTS | TOOLS | {path: member for path, (member, _) in MEMBERS.items()}
 
 
 def section(name, heading):
@@ -195,6 +201,15 @@ def test_functions_say_what_they_take_return_refuse_and_show():
         assert set(entries(section(name, "Parameters"))) == parameters(OBJECTS[name]), name
         assert section(name, "Returns"), name
         assert section(name, "Raises") or not parameters(OBJECTS[name]), name
+        assert ">>> " in section(name, "Examples"), name
+
+
+def test_problems_and_plots_say_what_they_take_and_show():
+    assert len(TOOLS) > 20
+    for name, function in TOOLS.items():
+        listed = entries(section(name, "Parameters"))
+        silent = {parameter for parameter in parameters(function) if parameter not in listed}
+        assert {parameter for parameter in silent if f"`{parameter}`" not in inspect.getdoc(function)} == set(), name
         assert ">>> " in section(name, "Examples"), name
 
 
@@ -287,7 +302,8 @@ def test_what_is_cited_is_among_the_sources():
     sources = re.split(r"^- ", listed, flags=re.MULTILINE)
     unknown = set()
     for name, thing in DOCUMENTED.items():
-        for authors, year in CITED.findall(" ".join(inspect.getdoc(thing).split())):
+        text, _, _ = inspect.getdoc(thing).partition("Examples\n---")
+        for authors, year in CITED.findall(" ".join(text.split())):
             first = re.split(r",? ", authors)[0]
             if not any(first in source and year in source for source in sources):
                 unknown.add((name, authors, year))
