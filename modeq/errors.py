@@ -53,7 +53,7 @@ class InvalidProblem(ModeqError, ValueError):
 
 
 class InvalidSetting(ModeqError, ValueError):
-    """A setting of the study that cannot be used, such as an unknown network or a negative learning rate."""
+    """A setting that cannot be used, such as a negative learning rate, or a folder that cannot be written."""
 
 
 class UnsupportedOptimizer(ModeqError, TypeError):

@@ -117,7 +117,7 @@ def plot_errors(curves: Mapping[str, Any], ax: Any = None, steps: Any = None, **
     ----------
     curves : mapping from a label to the errors at the first of the steps
     ax : matplotlib axes, optional
-    steps : array, optional; 0, 1, … by default
+    steps : array (points,), optional; 0, 1, … by default
     **kwargs : passed to ``Axes.semilogy``
 
     Examples
@@ -162,7 +162,7 @@ def plot_losses(
     curves : mapping from a label to the losses at the first of the steps
     points : the same, for dots
     ax : matplotlib axes, optional
-    steps : array, optional; 0, 1, … by default
+    steps : array (points,), optional; 0, 1, … by default
     **kwargs : passed to ``Axes.plot`` for the curves
 
     Notes
@@ -231,6 +231,7 @@ def plot_order(
     Parameters
     ----------
     step_sizes, errors : arrays (points,)
+        The learning rates, and an error at each.
     slopes : array (points − 1,), optional
         Written beside the line from one point to the next, where finite.
     expected : number, optional
@@ -277,6 +278,7 @@ def plot_plane(
     ----------
     curves : mapping from a label to an array (points, 2)
     points : array (points, 2), optional
+    points_label : of the dots in the legend
     ax : matplotlib axes, optional
     surface : (X, Y, Z), optional
         Two coordinates and the loss on a grid, for contours.
@@ -329,6 +331,7 @@ def plot_charge(
     time : array (points,), h·n
     measured : array (points, generators)
     laws : mapping from a label to an array (points, generators)
+    title : str
     shown : int
         At most this many generators are drawn, evenly spaced among all.
     ax : matplotlib axes, optional

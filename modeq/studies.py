@@ -185,13 +185,21 @@ def study(
     ----------
     network : "cnn" (convolutions, ReLU, batch norm), "mlp" (ReLU) or "vit" (attention, layer norm)
         The network whose charges are followed, in float64.
-    lr, momentum, dampening, nesterov, weight_decay : as in torch.optim.SGD
-    batch_size, steps, seed : of the training
+    lr : positive number
+        The learning rate.
+    momentum, dampening, nesterov, weight_decay : as torch.optim.SGD has them
+    batch_size : int from 2
+        Samples in each minibatch of the training.
+    steps : positive int
+        Of the training; time is lr·steps.
+    seed : int from 0
+        Of the network and of the order of the samples.
     out : folder for the results, made if need be
 
     Returns
     -------
     Study
+        What the files in the folder `out` say, as values.
 
     Raises
     ------
@@ -201,6 +209,10 @@ def study(
         Without scikit-learn, whose digits are the data.
     Diverged
         If the training diverges; what was found until then is on disk.
+
+    References
+    ----------
+    Kunin et al. 2021 (arXiv 2012.04728) for the quadratic, the network's charges, and their continuous laws.
 
     Examples
     --------

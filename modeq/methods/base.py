@@ -40,6 +40,8 @@ class GeneralLinearMethod:
     start : matrix of shape states × colours, optional
         The first state is X₀ = u θ₀ + h Σ_c start_c f_c(θ₀), u the vector of preconsistency.
         Zero buffers by default; torch's undamped first step is one of the others.
+    sgd : mapping, optional
+        What torch.optim.SGD calls the hyper-parameters, if it can run the method.
     step_powers : tuple of int, or None, optional
         How each state scales with h when a schedule changes it: as h to this power. By default 1 for a
         buffer (u_i = 0), measured in h·f, and 0 for the others; None if there is no such rule.
@@ -98,11 +100,13 @@ class GeneralLinearMethod:
         put("A", exact_matrix(self.A, "A", (None, None)))
         states = self.A.rows
         if states == 0 or self.A.cols != states:
-            raise InvalidMethod(f"A has shape {states} x {self.A.cols}, it must be square and not empty")
+            raise InvalidMethod(
+                f"A has shape {states} x {self.A.cols}: give a square matrix, with a row for each state"
+            )
         put("B", exact_matrix(self.B, "B", (states, None)))
         queries = self.B.cols
         if queries == 0:
-            raise InvalidMethod("B has no column: a method needs at least one gradient query")
+            raise InvalidMethod("B has no column: a method needs at least one gradient query; give a column for each")
         put("C", exact_matrix(self.C, "C", (queries, states)))
         put("D", exact_matrix(self.D, "D", (queries, queries)))
         first = [[1] + [0] * (states - 1)]
@@ -140,7 +144,9 @@ class GeneralLinearMethod:
             )
         unknown = set(self.decay) - set(colours)
         if unknown:
-            raise InvalidMethod(f"decay names the colours {sorted(unknown)}, the queries have {sorted(set(colours))}")
+            raise InvalidMethod(
+                f"decay names the colours {sorted(unknown)}: give rates for colours of queries, {sorted(set(colours))}"
+            )
         return colours
 
     def _check_names(self) -> None:
@@ -162,7 +168,7 @@ class GeneralLinearMethod:
             if self.is_simple_at_one and sp.simplify(self._residue(colour)) == 0:
                 raise InvalidMethod(
                     f"{self.name} is not consistent: the field of colour {colour} does not move the parameters to "
-                    "first order in h (wᵀ B 1 = 0)"
+                    "first order in h, wᵀ B 1 = 0; give a B with which it does"
                 )
 
     def _residue(self, colour: int) -> sp.Expr:
@@ -187,7 +193,10 @@ class GeneralLinearMethod:
             )
         scale = (self.readout * space[0])[0]
         if sp.simplify(scale) == 0:
-            raise InvalidMethod(f"{self.name} is not preconsistent: readout·u = 0 for the vector with A u = u")
+            raise InvalidMethod(
+                f"{self.name} is not preconsistent: readout is {list(self.readout)}, and readout·u = 0 for the vector "
+                "with A u = u; give the row that reads the parameters from the states"
+            )
         return sp.ImmutableMatrix(sp.simplify(space[0] / scale))
 
     @property
@@ -263,6 +272,11 @@ class GeneralLinearMethod:
 
     def readout_transfer_function(self, at: Any = z) -> sp.ImmutableMatrix:
         """Return the row e (zI − A)⁻¹ B, from h·f of each query to the parameters θ.
+
+        Parameters
+        ----------
+        at : symbol or number
+            The point z.
 
         Examples
         --------
@@ -384,6 +398,13 @@ class GeneralLinearMethod:
     def with_weight_decay(self, lam: Any, decoupled: bool = False) -> "GeneralLinearMethod":
         """Return the method with weight decay λ; see :func:`modeq.methods.weight_decay.with_weight_decay`.
 
+        Parameters
+        ----------
+        lam : number from 0, or sympy expression
+            The rate λ, per unit of time h·n.
+        decoupled : bool
+            Whether the decay bypasses the gradient and its buffers.
+
         Examples
         --------
         >>> import modeq as mq
@@ -397,6 +418,12 @@ class GeneralLinearMethod:
     def to_torch(self, parameters: Any, h: float) -> Any:
         """Return torch.optim.SGD that runs this method; see :func:`modeq.methods.from_torch.to_torch`.
 
+        Parameters
+        ----------
+        parameters : iterable of parameters, or of parameter groups, as torch.optim.SGD takes it
+        h : number from 0
+            The learning rate.
+
         Examples
         --------
         >>> import modeq as mq, torch
@@ -409,6 +436,10 @@ class GeneralLinearMethod:
 
     def subs(self, *substitution: Any) -> "GeneralLinearMethod":
         """Return the method with symbols replaced, as in sympy's ``subs``.
+
+        Parameters
+        ----------
+        *substitution : a symbol and its value, or one mapping from symbols to values
 
         Examples
         --------

@@ -8,6 +8,15 @@ def GradientDescent() -> GeneralLinearMethod:
 
     The learning rate h is no part of a method; it is given where the method is run.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the state θ.
+
+    Notes
+    -----
+    Source: Cauchy 1847.
+
     Examples
     --------
     >>> import modeq as mq

@@ -123,10 +123,10 @@ def exact_matrix(rows: Any, argument: str, shape: tuple[int | None, int | None])
     try:
         table = [list(row) for row in rows]
     except TypeError as error:
-        raise InvalidMethod(f"{argument} must be a matrix (a list of rows), not {rows!r}") from error
+        raise InvalidMethod(f"{argument} is {rows!r}: give a matrix, as a list of rows") from error
     widths = {len(row) for row in table}
     if len(widths) > 1:
-        raise InvalidMethod(f"{argument} has rows of different lengths {sorted(widths)}")
+        raise InvalidMethod(f"{argument} has rows of different lengths {sorted(widths)}: give rows of one length")
     found = (len(table), widths.pop() if widths else 0)
     if any(want is not None and want != have for want, have in zip(shape, found, strict=True)):
         wanted = " x ".join("any" if want is None else str(want) for want in shape)

@@ -26,7 +26,11 @@ def method_from_torch(optimizer: Any, group: int = 0) -> GeneralLinearMethod:
     ----------
     optimizer : torch.optim.SGD
     group : int
-        Which of its ``param_groups``.
+        Which of its ``param_groups``, counted from 0.
+
+    Returns
+    -------
+    GeneralLinearMethod
 
     Raises
     ------
@@ -51,7 +55,9 @@ def method_from_torch(optimizer: Any, group: int = 0) -> GeneralLinearMethod:
         )
     groups = optimizer.param_groups
     if not 0 <= group < len(groups):
-        raise InvalidMethod(f"group is {group}, the optimizer has {len(groups)} parameter groups, counted from 0")
+        raise InvalidMethod(
+            f"group is {group}: the optimizer has {len(groups)} parameter groups, give 0 to {len(groups) - 1}"
+        )
     options = groups[group]
     if options["nesterov"]:
         method = Nesterov(momentum=options["momentum"])

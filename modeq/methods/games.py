@@ -31,6 +31,11 @@ def Simultaneous(players: Any, rates: Any = None, updates: Any = None) -> Genera
     updates : sequence of positive ints, optional
         How many steps each player makes in a round; all 1 by default.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ, shared by all, then the buffers of each player.
+
     Raises
     ------
     InvalidMethod
@@ -40,7 +45,7 @@ def Simultaneous(players: Any, rates: Any = None, updates: Any = None) -> Genera
     Notes
     -----
     n counts *rounds*, and the time is h·n. Equations print the first player's f_c as f_1 or −g_1, and write H_1
-    for the derivative of g_1 in all parameters. States: θ, shared by all, then the buffers of each player.
+    for the derivative of g_1 in all parameters.
     Source for gradient descent to order 2: Rosca, Wu, Dherin, Barrett 2021, *Discretization drift in
     two-player games* (arXiv 2105.13922).
 
@@ -87,6 +92,11 @@ def Alternating(players: Any, rates: Any = None, updates: Any = None, turns: Any
         How many steps each player makes in a row; all 1 by default.
     turns : sequence of ints, optional
         Instead of `updates`, who makes each step of a round, counted from 0.
+
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states of :func:`Simultaneous`.
 
     Raises
     ------

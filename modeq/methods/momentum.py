@@ -24,6 +24,11 @@ def HeavyBall(momentum: Any, dampening: Any = 0) -> GeneralLinearMethod:
     momentum : number in [0, 1), or sympy expression
     dampening : number in [0, 1), or sympy expression
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ and −h v.
+
     Raises
     ------
     InvalidMethod
@@ -32,7 +37,7 @@ def HeavyBall(momentum: Any, dampening: Any = 0) -> GeneralLinearMethod:
     Notes
     -----
     This is not the averaged momentum v⁺ = β v + (1 − β) g, which is the case α = β but for the first
-    step. States: θ and −h v.
+    step. Source: Polyak 1964, and the documentation of torch.optim.SGD.
 
     Examples
     --------
@@ -66,6 +71,11 @@ def Nesterov(momentum: Any) -> GeneralLinearMethod:
     ----------
     momentum : number in [0, 1), or sympy expression
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ and −h v.
+
     Raises
     ------
     InvalidMethod
@@ -74,7 +84,8 @@ def Nesterov(momentum: Any) -> GeneralLinearMethod:
     Notes
     -----
     The classical variables, in which the gradient is not taken at the parameters that a user reads,
-    give other modified equations from order 3 on. States: θ and −h v.
+    give other modified equations from order 3 on. Source: Nesterov 1983, in the variables of Sutskever,
+    Martens, Dahl, Hinton 2013, and the documentation of torch.optim.SGD.
 
     Examples
     --------
@@ -110,6 +121,11 @@ def ClassicalNesterov(momentum: Any) -> GeneralLinearMethod:
     ----------
     momentum : number in [0, 1), or sympy expression
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ and θ − θ⁻.
+
     Raises
     ------
     InvalidMethod
@@ -118,7 +134,7 @@ def ClassicalNesterov(momentum: Any) -> GeneralLinearMethod:
     Notes
     -----
     Its modified equation differs from that of :func:`Nesterov`, whose parameters are the points y, from
-    order 3 on. States: θ and θ − θ⁻. Source: Nesterov 1983.
+    order 3 on. Source: Nesterov 1983.
 
     Examples
     --------
@@ -148,6 +164,11 @@ def QuasiHyperbolic(momentum: Any, nu: Any) -> GeneralLinearMethod:
     momentum : number in [0, 1), or sympy expression
     nu : number or sympy expression
         0 is gradient descent, 1 averaged momentum.
+
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ and −h v.
 
     Raises
     ------
@@ -185,6 +206,11 @@ def TripleMomentum(beta: Any, gamma: Any, delta: Any) -> GeneralLinearMethod:
     beta : number in [0, 1), or sympy expression
     gamma, delta : numbers or sympy expressions
         γ = δ = 0 is the heavy ball, γ = β, δ = 0 classical Nesterov.
+
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states ξ and ξ − ξ⁻.
 
     Raises
     ------
@@ -232,6 +258,11 @@ def PID(momentum: Any, derivative: Any, integral: Any = 1, proportional: Any = 0
         The gains k_D, k_I and k_P. The defaults are the rule of the paper; the published code has
         k_P = 1, k_I = 5 and k_D = 10, and leaves out v and d altogether if the momentum is 0.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ, −h w, and what sets g⁻ to 0 in the second step, w as in the notes.
+
     Raises
     ------
     InvalidMethod
@@ -240,9 +271,8 @@ def PID(momentum: Any, derivative: Any, integral: Any = 1, proportional: Any = 0
     Notes
     -----
     Both buffers fade with the same β, so that one state holds them: w = k_I β v + k_D (β d − (1 − β) g⁻).
-    States: θ, −h w, and what sets g⁻ to 0 in the second step. Sources: An, Wang, Sun, Xu, Dai, Zhang 2018,
-    *A PID controller approach for stochastic optimization of deep networks* (CVPR), and its code,
-    github.com/tensorboy/PIDOptimizer.
+    Sources: An, Wang, Sun, Xu, Dai, Zhang 2018, *A PID controller approach for stochastic optimization of deep
+    networks* (CVPR), and its code, github.com/tensorboy/PIDOptimizer.
 
     Examples
     --------
@@ -275,6 +305,11 @@ def OptimisticGradient() -> GeneralLinearMethod:
 
     The first step is plain gradient descent. The last gradient is a shift register: a parasitic
     eigenvalue 0.
+
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ and h f(θ⁻).
 
     Notes
     -----

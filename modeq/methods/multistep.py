@@ -20,6 +20,11 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     name : str, optional
         How the method prints.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states θ_n and k − 1 combinations of earlier parameters and fields.
+
     Raises
     ------
     InvalidMethod
@@ -27,9 +32,8 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
 
     Notes
     -----
-    States are θ_n and k − 1 combinations of earlier parameters and fields. Started from zero buffers,
-    all earlier parameters are θ₀ and all earlier fields are 0. Source: Hairer, Nørsett, Wanner, *Solving
-    Ordinary Differential Equations I*, III.2.
+    Started from zero buffers, all earlier parameters are θ₀ and all earlier fields are 0. Source: Hairer,
+    Nørsett, Wanner, *Solving Ordinary Differential Equations I*, III.2.
 
     Examples
     --------
@@ -52,7 +56,9 @@ def LinearMultistep(rho: Sequence[Any], sigma: Sequence[Any], name: str | None =
     if p[-1] == 0:
         raise InvalidMethod("the last coefficient of rho is 0: leave it out, coefficients go from the constant term up")
     if sp.simplify(sum(p)) != 0:
-        raise InvalidMethod(f"rho(1) = {sp.simplify(sum(p))}, it must be 0 for the method to be consistent")
+        raise InvalidMethod(
+            f"rho(1) = {sp.simplify(sum(p))}, it must be 0 for the method to be consistent: give a rho of sum 0"
+        )
     p, s = [c / p[-1] for c in p], [c / p[-1] for c in s] + [sp.Integer(0)] * (len(p) - len(s))
     # x₁ = θ; x_j⁺ = −ρ_{k−j} θ + x_{j+1} + h σ_{k−j} f(θ), and σ_k f(θ⁺) in the first row.
     A = sp.Matrix(steps, steps, lambda i, j: (-p[steps - 1 - i] if j == 0 else 0) + (1 if j == i + 1 else 0))

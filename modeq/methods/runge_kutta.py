@@ -22,6 +22,11 @@ def RungeKutta(A: Any, b: Any, name: str | None = None) -> GeneralLinearMethod:
     name : str, optional
         How the method prints.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the state θ and a query for each stage.
+
     Raises
     ------
     InvalidMethod
@@ -50,6 +55,11 @@ def RungeKutta(A: Any, b: Any, name: str | None = None) -> GeneralLinearMethod:
 def Extragradient() -> GeneralLinearMethod:
     """Return the extragradient method, θ⁺ = θ + h f(θ + h f(θ)).
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the state θ and two queries.
+
     Notes
     -----
     Source: Korpelevich 1976.
@@ -65,6 +75,15 @@ def Extragradient() -> GeneralLinearMethod:
 
 def ImplicitEuler() -> GeneralLinearMethod:
     """Return implicit Euler, θ⁺ = θ + h f(θ⁺): the proximal point method for f = −∇L.
+
+    Returns
+    -------
+    GeneralLinearMethod
+        With the state θ.
+
+    Notes
+    -----
+    Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, I.1; Rockafellar 1976 for the proximal point.
 
     Examples
     --------

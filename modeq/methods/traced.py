@@ -107,6 +107,11 @@ def method_from(
     name : str, optional
         How the method prints; the rule's own name by default.
 
+    Returns
+    -------
+    GeneralLinearMethod
+        With the states of the rule, the parameters first.
+
     Raises
     ------
     UnsupportedOptimizer
@@ -137,7 +142,7 @@ def method_from(
     names = list(inspect.signature(rule).parameters)
     for argument, wanted in (("parameters", parameters), ("gradient", gradient), ("step", step)):
         if wanted not in names:
-            raise InvalidMethod(f"{argument} is {wanted!r}, but the rule has the arguments {names}")
+            raise InvalidMethod(f"{argument} is {wanted!r}, but the rule has the arguments {names}: give one of these")
     states = [n for n in names if n not in (gradient, step)]
     unknown = set(start or {}) - (set(states) - {parameters})
     if unknown:
@@ -185,7 +190,7 @@ def _trace(
             "value(s)"
         )
     if not queries:
-        raise InvalidMethod("the rule takes no gradient")
+        raise InvalidMethod("the rule takes no gradient: call its argument for the gradient at some point")
     return queries, updates
 
 
@@ -209,7 +214,9 @@ def _powers_of(coefficient: sp.Expr, h: sp.Symbol) -> dict[int, sp.Expr]:
         constant, rest = term.as_independent(h, as_Add=False)
         base, exponent = rest.as_base_exp() if rest != 1 else (h, sp.Integer(0))
         if base != h or not exponent.is_Integer:
-            raise InvalidMethod(f"the coefficient {coefficient} is no sum of powers of h")
+            raise InvalidMethod(
+                f"the coefficient {coefficient} is no sum of powers of h: let h enter the rule by whole powers only"
+            )
         terms[int(exponent)] = terms.get(int(exponent), sp.Integer(0)) + constant
     return {power: value for power, value in terms.items() if value != 0}
 
@@ -276,7 +283,7 @@ def _assembled(
                 else:
                     raise InvalidMethod(
                         f"the powers of h in {label} cannot be balanced: one term has h^{power} where "
-                        f"h^{expected - unit} fits the others"
+                        f"h^{expected - unit} fits the others; keep each buffer in one unit, a gradient or h times one"
                     )
 
     for i, update in enumerate(updates):

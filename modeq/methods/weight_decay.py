@@ -20,7 +20,7 @@ def with_weight_decay(method: GeneralLinearMethod, lam: Any, decoupled: bool = F
     Parameters
     ----------
     lam : non-negative number or sympy expression
-        The rate λ, in units of 1/(h·step).
+        The rate λ, per unit of time h·n.
     decoupled : bool
         Whether the decay bypasses the gradient and its buffers.
 

@@ -47,7 +47,9 @@ def compare(
     ----------
     methods : one method, or several
     problem, start : the problem, and θ₀ in a form it takes
-    h : positive number; steps : positive int
+    h : positive number
+        The learning rate.
+    steps : positive int
     orders : truncation orders, for all forms or for each; order p of the phase-space form keeps derivatives
         of f to D^{p−1}
     forms : which forms; "rest" is the time-derivative form started at rest, "hermite" the phase-space form
@@ -75,6 +77,7 @@ def compare(
     Returns
     -------
     Comparison
+        With an entry for each method, form and order.
 
     Raises
     ------

@@ -136,7 +136,24 @@ class Comparison(Tabular):
         return {"problem": written, "h": self.h, "steps": self.steps, "methods": methods, "entries": entries}
 
     def plot(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot error against step, one line for each law, of all methods or of one; return the artists."""
+        """Plot error against step, one line for each law, of all methods or of one; return the artists.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot())
+        1
+        """
         from modeq import plots
 
         chosen = self._chosen(method)
@@ -148,7 +165,24 @@ class Comparison(Tabular):
         return plots.plot_errors(curves, ax=ax, steps=self._steps(), **kwargs)
 
     def plot_losses(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot the loss against the step, the optimizer's as dots and the flows' as lines, of all methods or of one."""
+        """Plot the loss against the step, the optimizer's as dots and the flows' as lines, of all methods or of one.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot_losses())
+        2
+        """
         from modeq import plots
 
         chosen = self._chosen(method)
@@ -163,7 +197,24 @@ class Comparison(Tabular):
         return plots.plot_losses(flows, points=dots, steps=self._steps(), ax=ax, **kwargs)
 
     def plot_curvature(self, ax: Any = None, method: Any = None, **kwargs: Any) -> list[Any]:
-        """Plot h·λ_max against the step with the limits as horizontal lines, of all methods or of one."""
+        """Plot h·λ_max against the step with the limits as horizontal lines, of all methods or of one.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        method : which, or how it prints; all by default
+        **kwargs : passed to ``Axes.plot``
+
+        Examples
+        --------
+        >>> import matplotlib, modeq as mq, sympy as sp
+        >>> matplotlib.use("agg")
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> result = mq.compare(mq.GradientDescent(), problem, [1.0], h=0.1, steps=9, orders=(1,), forms=["field"])
+        >>> len(result.plot_curvature())
+        3
+        """
         from modeq import plots
 
         measured = {name: self.curvature[name] for name in self._chosen(method) if name in self.curvature}
@@ -191,7 +242,9 @@ class Comparison(Tabular):
         name = self._chosen(method)[0]
         points = self.iterates[name].y
         if points.shape[1] != 2:
-            raise InvalidProblem(f"{self.problem!r} has {points.shape[1]} parameters: a plane has two")
+            raise InvalidProblem(
+                f"{self.problem!r} has {points.shape[1]} parameters: a plane has two, take plot or plot_losses"
+            )
         curves = {e.title: e.trajectory.y for e in self.entries if e.method == name and e.trajectory is not None}
         surface = _surface(self.problem, np.vstack([points, *curves.values()]))
         labels = [self.problem.label(index) for index in (0, 1)]

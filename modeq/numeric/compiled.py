@@ -1,4 +1,4 @@
-"""Functions of numbers from expressions."""
+"""Functions of numbers compiled from sympy expressions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -141,7 +141,7 @@ def minibatches(n: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[
     Parameters
     ----------
     n : int
-        Number of examples.
+        Number of samples.
     batch_size : int
         Number of indices in each batch, at most n.
     steps : int
@@ -160,7 +160,7 @@ def minibatches(n: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[
     [5, 5, 5]
     """
     if not 1 <= batch_size <= n:
-        raise InvalidProblem(f"batch_size {batch_size} does not fit {n} examples; choose it from 1 to {n}")
+        raise InvalidProblem(f"batch_size is {batch_size}: there are {n} samples, give 1 to {n}")
     return _batches(n, batch_size, steps, seed)
 
 

@@ -95,7 +95,8 @@ def flow(
         method's own first ones, as in the middle of a training, with the buffers it has there.
     buffers : None, 0, or array m × d, optional
         For a `StateSpaceForm`: its buffers v₁, …, v_m at the start, if they are not the method's own first
-        ones; for torch's optimizers the momentum buffer. See :meth:`StateSpaceField.start`.
+        ones; for torch's optimizers the momentum buffer. See
+        :meth:`modeq.numeric.state_space_field.StateSpaceField.start`.
     batches : sequence, optional
         What step n sees, taken in turn, as for :func:`modeq.iterate`; the whole field at all times by default. The
         flow of each step is that of its batch. From one step to the next θ is continuous, and so are the

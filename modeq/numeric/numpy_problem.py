@@ -183,7 +183,10 @@ class NumpyProblem:
         if (what, k) not in self._checked:
             again = _real(function(*(argument.copy() for argument in arguments)), what, shape)
             if not np.all(np.isfinite(value)):
-                raise InvalidProblem(f"{what} returns numbers that are not finite at theta = {arguments[0][:4]}")
+                raise InvalidProblem(
+                    f"{what} returns numbers that are not finite at theta = {arguments[0][:4]}: give another start, or "
+                    "a function that is finite there"
+                )
             if np.max(abs(value - again)) > 64 * self.epsilon * np.max(abs(value)):
                 raise InvalidProblem(
                     f"two calls of {what} at one theta differ by {np.max(abs(value - again)):.3g}: it must be a "

@@ -60,7 +60,7 @@ class ObservedOrder(Tabular):
     noise_floor: float
 
     def within(self, tolerance: float = 0.15) -> bool:
-        """Return whether the last two slopes above the noise floor are the expected one, from both sides.
+        """Return whether the last two slopes above the noise floor are within `tolerance` of the expected one.
 
         Examples
         --------
@@ -99,6 +99,11 @@ class ObservedOrder(Tabular):
     def plot(self, ax: Any = None, **kwargs: Any) -> list[Any]:
         """Plot the errors against the step sizes; see :func:`modeq.plots.plot_order`.
 
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+        **kwargs : passed to ``Axes.plot``
+
         Examples
         --------
         >>> import matplotlib
@@ -135,14 +140,27 @@ def observed_order(
     order : positive int
         The truncation order.
     step_sizes : decreasing sequence, optional
-        By default halvings from 0.2 times the series limit over λ_max, rounded so that `time` is a whole
-        number of steps: as many as `halvings`, or, from two on, as keep the error ten times above the noise floor.
+        The learning rates. By default halvings from 0.2 times the series limit over λ_max, rounded so that `time` is
+        a whole number of steps: as many as `halvings`, or, from two on, as keep the error ten times above the noise
+        floor.
     form, field, initial_layer : as in :func:`modeq.flow`
     halvings : int
+        How often the largest learning rate is halved.
 
     Returns
     -------
     ObservedOrder
+        With the errors, the slopes between them, and the slope to expect.
+
+    Raises
+    ------
+    InvalidMethod
+        If the method follows its equation exactly, or has free symbols.
+    InvalidProblem
+        If the problem computes in less than float64, or has minibatches that are no fields of the method, or if
+        `time` or `step_sizes` cannot be measured on.
+    InvalidOrder, NoTimeDerivativeForm, OutsideSeriesLimit, Diverged
+        As the derivation of the form, and :func:`modeq.flow`.
 
     Notes
     -----
@@ -312,6 +330,7 @@ def expected_order(
                 break
     if not found:
         raise InvalidMethod(
-            f"{method} has no neglected term through order {search}: it may follow its equation exactly"
+            f"{method} has no neglected term through order {search}: it may follow its equation exactly, without an "
+            "order to observe"
         )
     return min(found)

@@ -207,13 +207,13 @@ def on_data(
     (inputs, targets), seed = data, checked_seed(seed)
     count = len(targets) if samples is None else whole(samples, "samples", least=1)
     if count > len(targets):
-        raise InvalidProblem(f"samples is {samples}: there are {len(targets)}")
+        raise InvalidProblem(f"samples is {samples}: there are {len(targets)}, give at most as many")
     if batch_size is None:
         return TorchProblem(module, loss_function, inputs[:count], targets[:count])
     size = whole(batch_size, "batch_size", least=1)
     used = count - count % size
     if used == 0:
-        raise InvalidProblem(f"batch_size is {batch_size}: there are {count} samples")
+        raise InvalidProblem(f"batch_size is {batch_size}: there are {count} samples, give at most as many")
     batches = list(minibatches(used, size, used // size, seed))
     return TorchProblem(module, loss_function, inputs[:used], targets[:used], batches=batches)
 

@@ -112,6 +112,11 @@ def rosenbrock(a: Any = 1, b: Any = 100, dimension: int = 2) -> SymbolicProblem:
     For two variables its minimum is 0 at (a, a²); for more, with a = 1, it is 0 at (1, …, 1). Rosenbrock 1960; the
     start (−1.2, 1, −1.2, …) is that of Moré, Garbow, Hillstrom 1981.
 
+    Parameters
+    ----------
+    a, b : real numbers
+    dimension : int from 2
+
     Raises
     ------
     InvalidProblem
@@ -164,6 +169,10 @@ def styblinski_tang(dimension: int = 2) -> SymbolicProblem:
 
     The lowest is −39.166166·dimension where all x_i = −2.903534; the start is 0. Styblinski, Tang 1990.
 
+    Parameters
+    ----------
+    dimension : positive int
+
     Raises
     ------
     InvalidProblem
@@ -183,6 +192,10 @@ def two_layer_scalar(target: Any = 1) -> SymbolicProblem:
 
     Gradient flow conserves w₁² − w₂² (Saxe, McClelland, Ganguli 2014, arXiv 1312.6120); the start
     (2, 1/4) is unbalanced.
+
+    Parameters
+    ----------
+    target : real number y
 
     Raises
     ------
@@ -247,7 +260,9 @@ def deep_linear(
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidProblem(f"target is {target!r}: give an array of shape {widths[-1], widths[0]}") from error
     if tuple(target.shape) != (widths[-1], widths[0]):
-        raise InvalidProblem(f"target has the shape {tuple(target.shape)}: the network's is {widths[-1], widths[0]}")
+        raise InvalidProblem(
+            f"target has the shape {tuple(target.shape)}: give that of the network, {widths[-1], widths[0]}"
+        )
     return whitened_fit(linear_layers(weights), target)
 
 
@@ -256,8 +271,16 @@ def matrix_factorisation(
 ) -> TorchProblem:
     """Return L = ½‖UVᵀ − A‖² for U of shape (n, rank), V of shape (m, rank) and A of that rank; its minimum is 0.
 
-    A is the product of two normal matrices, divided by √rank. Gradient flow conserves UᵀU − VᵀV. U and V start as
-    normal numbers of standard deviation `scale`.
+    A is the product of two normal matrices, divided by √rank. Gradient flow conserves UᵀU − VᵀV.
+
+    Parameters
+    ----------
+    n, m, rank : positive int
+    scale : positive number
+        U and V start as normal numbers of this standard deviation.
+    seed : int
+        Of A, and of the start.
+    dtype : torch.dtype
 
     Raises
     ------
@@ -414,8 +437,18 @@ def logistic_regression(
 ) -> TorchProblem:
     """Return L = mean log(1 + exp(−s(w·x + b))), s = ±1, on scikit-learn's breast cancer data, from 0.
 
-    L(0) = log 2; it is convex. `data` is "breast cancer", 569 samples of 30 standardised features; the
-    other parameters and the errors are those of `linear_regression`.
+    L(0) = log 2; it is convex.
+
+    Parameters
+    ----------
+    data : {"breast cancer"}
+        569 samples of 30 standardised features.
+    samples, batch_size, seed, dtype : as in `linear_regression`
+
+    Raises
+    ------
+    MissingDependency, InvalidProblem
+        As `linear_regression`.
 
     Examples
     --------
@@ -438,8 +471,18 @@ def softmax_regression(
 ) -> TorchProblem:
     """Return the cross-entropy of a linear classifier of the digits, from 0, where it is log 10; it is convex.
 
-    `data` is "digits", 1437 standardised images of 64 pixels, of which `samples` are taken, None for all; the other
-    parameters and the errors are those of `linear_regression`.
+    Parameters
+    ----------
+    data : {"digits"}
+        1437 standardised images of 64 pixels.
+    samples : int, optional
+        Take the first so many, None for all.
+    batch_size, seed, dtype : as in `linear_regression`
+
+    Raises
+    ------
+    MissingDependency, InvalidProblem
+        As `linear_regression`.
 
     Examples
     --------
@@ -503,7 +546,9 @@ def digits_tanh(
 ) -> TorchProblem:
     """Return the cross-entropy of a small smooth network of three dense layers on the digits.
 
-    The parameters are those of `digits_mlp`.
+    Parameters
+    ----------
+    widths, samples, batch_size, seed, dtype : as in `digits_mlp`
 
     Examples
     --------
@@ -602,7 +647,7 @@ NAMES: dict[str, Callable[..., Problem]] = {
 
 
 def by_name(name: str, seed: int | None = None) -> Problem:
-    """Return the problem of a name in `NAMES`; a seed goes to those that draw anything, the others have no use for it.
+    """Return the problem of a `name` in `NAMES`; a `seed` goes to those that draw anything, and is of no use to others.
 
     Raises
     ------

@@ -27,6 +27,13 @@ class Problem(Protocol):
     parts : the number of parts that the field has, 1 if it is not divided
     epsilon : the relative rounding of the numbers it computes with
 
+    Notes
+    -----
+    In the methods, `theta` and each of `vectors` is a vector of shape (d,), `part` the number of a part from 0, None
+    for the whole field, and `index` the number of a parameter; `start` is in any form that the problem takes, None for
+    its default; `batches` is a sequence of what single steps see, None for the problem's own, and `batch` an entry of
+    what :meth:`checked_batches` returns.
+
     Examples
     --------
     >>> import modeq as mq, sympy as sp
@@ -198,12 +205,15 @@ def named_start(start: Mapping[str, Any], names: Sequence[str], shapes: Sequence
     """Return a dict of arrays, one for each name, as a flat vector."""
     missing, unknown = set(names) - set(start), set(start) - set(names)
     if missing or unknown:
-        raise InvalidProblem(f"start misses the parameters {sorted(missing)} and has the unknown {sorted(unknown)}")
+        raise InvalidProblem(
+            f"start misses the parameters {sorted(missing)} and has the unknown {sorted(unknown)}: give an array for "
+            f"each of {list(names)}"
+        )
     parts = []
     for name, shape in zip(names, shapes, strict=True):
         value = start[name]
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64)
         if array.shape != shape:
-            raise InvalidProblem(f"start[{name!r}] has shape {array.shape}, the parameter has {shape}")
+            raise InvalidProblem(f"start[{name!r}] has shape {array.shape}, the parameter has {shape}: give that")
         parts.append(array.ravel())
     return flat_start(np.concatenate(parts), sum(int(np.prod(shape)) for shape in shapes))

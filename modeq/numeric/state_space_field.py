@@ -120,5 +120,7 @@ class StateSpaceField:
                 f"buffers have shape {values.shape}: give None, 0, or an array of shape ({count}, {size})"
             )
         if not np.all(np.isfinite(values)):
-            raise InvalidProblem(f"buffers have entries that are not finite: {values[~np.isfinite(values)][:3]}")
+            raise InvalidProblem(
+                f"buffers have entries that are not finite, {values[~np.isfinite(values)][:3]}: give finite numbers"
+            )
         return np.concatenate([theta, values.ravel()])

@@ -86,8 +86,8 @@ def simulate(
     Strang splitting: half a step of the drift by the classical Runge–Kutta method, one step of the noise by
     Euler–Maruyama, half a step of the drift. With a step dt the generators are D of size 1 and N of size h, so that
     the weak error is O(dt⁴) of the drift alone, O(h dt²) of the commutators with two D and one N, and O(h² dt) of
-    Euler–Maruyama: for dt = h all are O(h³), below the model's own error O(hᵖ). Splitting of stochastic equations:
-    Milstein, Tretyakov, *Stochastic Numerics for Mathematical Physics* (2004).
+    Euler–Maruyama: for dt = h all are O(h³), below the model's own error O(hᵖ). Source for the splitting of
+    stochastic equations: Milstein, Tretyakov, *Stochastic Numerics for Mathematical Physics*, 2004.
 
     Examples
     --------

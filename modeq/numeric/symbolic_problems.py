@@ -112,7 +112,7 @@ class WrittenOut(Formulas):
         return cache[count, part]
 
     def jacobian(self, part: int | None = None) -> sp.Matrix:
-        """Return f' as a sympy matrix, or that of one part."""
+        """Return f' as a sympy matrix d × d, or that of one `part`."""
         expressions = self.field_expressions if part is None else self.part_expressions[part]
         return sp.Matrix(expressions).jacobian(sp.Matrix(self.variables))
 
@@ -298,6 +298,11 @@ class VectorField(WrittenOut):
     ) -> "VectorField":
         """Return the game in which player c descends its own loss L_c in its own variables, f_c = −∂L_c/∂θ_c.
 
+        Parameters
+        ----------
+        losses : sequence of sympy expressions L_c
+        players, default_start : as for :class:`VectorField`
+
         Examples
         --------
         >>> import modeq as mq, sympy as sp
@@ -382,7 +387,9 @@ def checked_expression(given: Any, variables: tuple[sp.Symbol, ...], what: str) 
     if not isinstance(expression, sp.Expr):
         raise InvalidProblem(f"the {what} is {given!r}: give a sympy expression")
     if expression.has(sp.nan, sp.oo, -sp.oo, sp.zoo, sp.I) or expression.atoms(sp.core.function.AppliedUndef):
-        raise InvalidProblem(f"the {what} {expression} is not finite, not real, or has an undefined function")
+        raise InvalidProblem(
+            f"the {what} {expression} is not finite, not real, or has an undefined function: give a real expression"
+        )
     free = expression.free_symbols - set(variables)
     if free:
         raise InvalidProblem(

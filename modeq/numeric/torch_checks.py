@@ -32,7 +32,7 @@ def checked_module(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
         raise InvalidProblem(f"the parameters {lazy} have no shape yet: run the module once on its inputs")
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trainable:
-        raise InvalidProblem(f"{type(module).__name__} has no trainable parameter")
+        raise InvalidProblem(f"{type(module).__name__} has no trainable parameter: let one require gradients")
     if any(p.is_complex() for _, p in trainable):
         raise InvalidProblem(f"{type(module).__name__} has complex parameters: split them into real parts")
     kinds = {(p.dtype, p.device) for _, p in trainable}
@@ -176,7 +176,10 @@ def probe(problem: Any) -> None:
         first, gradient = _evaluated(problem)
         second, again = _evaluated(problem)
         if not torch.isfinite(first):
-            raise InvalidProblem(f"the loss at the module's own parameters is {float(first)}")
+            raise InvalidProblem(
+                f"the loss at the module's own parameters is {float(first)}: give data and parameters at which it is "
+                "finite"
+            )
         rounding = 64 * problem.epsilon
         # Kernels of a GPU may add in any order, so that only what exceeds rounding counts.
         scale = float(gradient.abs().max()) + (float(first.abs()) if problem.device.type != "cpu" else 0.0)
@@ -222,7 +225,9 @@ def _require_one_number(loss: Any) -> None:
     if loss.numel() != 1:
         raise InvalidProblem(f"the loss function returns shape {tuple(loss.shape)}: it must return one number")
     if not loss.requires_grad:
-        raise InvalidProblem("the loss does not depend on the parameters, or was detached from them")
+        raise InvalidProblem(
+            "the loss does not depend on the parameters, or was detached from them: compute it from the module's output"
+        )
     if not loss.is_floating_point():
         raise InvalidProblem(f"the loss function returns a number of {loss.dtype}: it must be a real one")
 

@@ -41,8 +41,9 @@ class TorchProblem:
     loss_function : callable of (output, targets)
         A mean over the samples.
     inputs, targets : tensors
+        What `module` and `loss_function` take, of any shape; with batches or a chunk, samples along the first axis.
         Moved to the module's device when they are needed.
-    batches : sequence of index tensors, optional
+    batches : sequence of index tensors, each of shape (samples,), optional
         Step n of an optimizer sees ``batches[n % len(batches)]``, an `Epoch` of as many each of them in turn;
         flows, and optimizers without batches, the full data.
     chunk : positive integer, optional
@@ -129,7 +130,7 @@ class TorchProblem:
         return flat_start(start, self.size)
 
     def named(self, theta: Any) -> dict[str, torch.Tensor]:
-        """Split a flat tensor into the module's parameters."""
+        """Split a flat tensor `theta` into the module's parameters."""
         parts = theta.split(self._sizes)
         return {n: p.reshape(shape) for n, p, shape in zip(self._names, parts, self._shapes, strict=True)}
 
@@ -230,7 +231,7 @@ class TorchProblem:
             raise unsupported(error, len(vectors) + 1) from error
 
     def torch_module(self, theta: Any) -> torch.nn.Module:
-        """Return a copy of the module with the parameters θ."""
+        """Return a copy of the module with the parameters `theta`."""
         module = copy.deepcopy(self.module)
         values = self.named(self._tensor(theta))
         with torch.no_grad():
@@ -240,12 +241,12 @@ class TorchProblem:
         return module
 
     def flat_parameters(self, module: torch.nn.Module) -> Vector:
-        """Return the trainable parameters of a copy of the module as a flat vector."""
+        """Return the trainable parameters of a copy `module` of the module as a flat vector."""
         values = dict(module.named_parameters())
         return self._numpy(torch.cat([values[name].detach().reshape(-1) for name in self._names]))
 
     def loss_tensor(self, flat: torch.Tensor, inputs: Any, targets: Any) -> torch.Tensor:
-        """L on such data as a tensor that can be differentiated with respect to the flat parameters."""
+        """L on `inputs` and `targets`, as a tensor that can be differentiated with respect to the `flat` parameters."""
         # Norms write running statistics in place: each call gets copies.
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         state = {**self.named(flat), **self._frozen, **buffers}

@@ -63,7 +63,16 @@ class Trajectory:
         return self.status == 0
 
     def checked(self) -> "Trajectory":
-        """Return the trajectory, or raise `Diverged` with it if it did not reach the end."""
+        """Return the trajectory, or raise `Diverged` with it if it did not reach the end.
+
+        Examples
+        --------
+        >>> import modeq as mq, sympy as sp
+        >>> x = sp.Symbol("x")
+        >>> problem = mq.SymbolicProblem(x**2 / 2, [x])
+        >>> mq.iterate(mq.GradientDescent(), problem, [1.0], h=0.5, steps=2, check=False).checked().y[-1].tolist()
+        [0.25]
+        """
         if not self.success:
             raise Diverged(f"{self.name}: {self.message}", self)
         return self

@@ -191,7 +191,9 @@ def substitution_inverse(weights: Weights, order: int) -> dict[Tree, sp.Expr]:
     K, (c,) = _elements(order, weights)
     single = c[Tree([])]
     if not single:
-        raise InvalidMethod("the series has no first-order term, so that nothing can be substituted back")
+        raise InvalidMethod(
+            "the series has no first-order term, so that nothing can be substituted back: give one with b(•) ≠ 0"
+        )
     result: Elements = {}
     for tree in c:
         # The partition with a single part is the last one.

@@ -46,7 +46,7 @@ class BSeries(Formula, Mapping[Tree, sp.Expr]):
 
     Attributes
     ----------
-    series : the coefficients
+    series : the coefficients, in the numbers they are computed with
     offset : 1 for a field, 0 for what is added to θ
     decay : mapping from the colours of weight decay to their rates
     method : what the series was derived from; None for the result of an operation on series
@@ -66,7 +66,7 @@ class BSeries(Formula, Mapping[Tree, sp.Expr]):
 
     @classmethod
     def of(cls, method: GeneralLinearMethod, series: Coefficients, offset: int | None = None) -> Self:
-        """Return the series of a method, with the usual offset of its kind if none is given."""
+        """Return the `series` of a `method`, with the usual `offset` of its kind if none is given."""
         return cls(series, cls.offset if offset is None else offset, method.decay, method, method.players)
 
     @property
@@ -232,15 +232,15 @@ class BSeries(Formula, Mapping[Tree, sp.Expr]):
         return ("players",) if self.players else ()
 
     def resolved(self, given: Any) -> "BSeries":
-        """Return the series for what is given for the colours: a number put in for that of batches, say."""
+        """Return the series for what is `given` for the colours: a number put in for that of batches, say."""
         return self
 
     def draws(self, given: Any) -> list[Any]:
-        """Return what is given for the colours, once for each draw that the series is averaged over."""
+        """Return what is `given` for the colours, once for each draw that the series is averaged over."""
         return [given]
 
     def averaged(self, tree: Tree, symbol: str) -> str:
-        """Return the LaTeX of a differential with a sign for what it is averaged over, if anything."""
+        """Return the LaTeX `symbol` of the differential of a `tree`, with a sign for what it is averaged over."""
         return symbol
 
     def latex(self, notation: Notation = "loss") -> str:
@@ -271,6 +271,10 @@ class BSeries(Formula, Mapping[Tree, sp.Expr]):
     def text(self, notation: Notation = "loss") -> str:
         """Return the series as one line of text, each term as coefficient·differential; ``str`` gives it for a loss.
 
+        Parameters
+        ----------
+        notation : as in :meth:`BSeries.latex`
+
         Examples
         --------
         >>> import modeq as mq
@@ -284,6 +288,10 @@ class BSeries(Formula, Mapping[Tree, sp.Expr]):
 
     def pretty(self, notation: Notation = "loss") -> str:
         """Return the series as text in two dimensions, with fractions and powers as they are written by hand.
+
+        Parameters
+        ----------
+        notation : as in :meth:`BSeries.latex`
 
         Examples
         --------

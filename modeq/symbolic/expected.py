@@ -67,9 +67,13 @@ class ExpectedRecursion:
         method = epoch.method
         rates = list(method.decay)
         if method.colour_count - len(rates) > 1:
-            raise InvalidMethod(f"{method} has several fields: an expected epoch is of one loss, in minibatches")
+            raise InvalidMethod(
+                f"{method} has several fields: give the method of one loss, whose minibatches are averaged"
+            )
         if (number := checked_order(order)) > LARGEST_ORDER:
-            raise InvalidOrder(f"order is {number}: expectations over an epoch are derived to order {LARGEST_ORDER}")
+            raise InvalidOrder(
+                f"order is {number}: expectations over an epoch are derived to order {LARGEST_ORDER}, give at most that"
+            )
         self.order, self.average_logarithms = number, average_logarithms
         self.replacement = epoch.sampling == "replacement"
         self.decay = {2 + i: method.decay[colour] for i, colour in enumerate(rates)}

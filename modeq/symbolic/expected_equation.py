@@ -36,6 +36,11 @@ class ExpectedEquation(BSeriesField):
     For "reshuffling" and "replacement" it is the equation of the expected one-epoch map, log E;
     :attr:`average_of_logarithms` is E log, the mean of the equations of passes that are repeated for ever.
 
+    Attributes
+    ----------
+    epoch : ExpectedEpoch
+        What it was derived from: the method, the number of batches, and how they are drawn.
+
     Examples
     --------
     >>> import modeq as mq, sympy as sp
@@ -54,7 +59,10 @@ class ExpectedEquation(BSeriesField):
 
     @classmethod
     def derived(cls, epoch: ExpectedEpoch, order: int, average_of_logarithms: bool | None = None) -> "ExpectedEquation":
-        """Return the equation of an epoch; by default E log for a fixed order, and log E otherwise."""
+        """Return the equation of an `epoch` to an `order`: log E, or E log for `average_of_logarithms`.
+
+        By default E log for a fixed order of the batches, and log E otherwise.
+        """
         fixed = epoch.sampling == "fixed order, averaged"
         recursion = ExpectedRecursion(epoch, order, fixed if average_of_logarithms is None else average_of_logarithms)
         return cls(recursion.series, 1, FrozenMapping(recursion.decay), epoch=epoch)
@@ -94,7 +102,7 @@ class ExpectedEquation(BSeriesField):
         )
 
     def for_batches(self, batches: int) -> "ExpectedEquation":
-        """Return the equation with a number put in for the symbol m.
+        """Return the equation with the number `batches` put in for the symbol m.
 
         Examples
         --------
@@ -109,7 +117,7 @@ class ExpectedEquation(BSeriesField):
             raise InvalidMethod(f"batches is {batches!r}: give a positive integer")
         if self.batches.is_Integer:
             if self.batches != batches:
-                raise InvalidMethod(f"batches is {batches}: {self!r} is of {self.batches}")
+                raise InvalidMethod(f"batches is {batches}: {self!r} is of {self.batches}, give these")
             return self
 
         def put(tree: Tree, value: sp.Expr) -> sp.Expr:
@@ -128,7 +136,7 @@ class ExpectedEquation(BSeriesField):
         return self.epoch.batches
 
     def initial_layer(self, order: int | None = None) -> InitialLayer:
-        """Return where the flow must start, as a series at θ₀ through h^order; by default what its order needs.
+        """Return where the flow must start, as a series at θ₀ through h to the power `order`, by default as needed.
 
         To first order only the mean of the first steps counts, so that it is the layer of the method that takes
         them, on the mean loss.
@@ -166,7 +174,7 @@ class ExpectedEquation(BSeriesField):
         return f"ExpectedEquation({self.epoch}, order={self.order}, {len(self)} trees)"
 
     def averaged(self, tree: Tree, symbol: str) -> str:
-        """Return the LaTeX of a differential, with E for the mean over the batches, and V for the variance."""
+        """Return the LaTeX `symbol` of a `tree`, with E for the mean over the batches, and V for the variance."""
         if DEVIATION not in tree.colours:
             return symbol
         return "V" if symbol == r"|g_{\delta}|^2" else rf"\mathbb{{E}}[{symbol}]"
@@ -202,7 +210,7 @@ class ExpectedEquation(BSeriesField):
         return ExplicitField(written[0].variables, components, written[0].h)
 
     def resolved(self, given: Any) -> "ExpectedEquation":
-        """Return the equation for as many batches as there are losses or fields."""
+        """Return the equation for as many batches as there are `given` losses or fields."""
         fits = isinstance(given, list | tuple) and given
         if not fits or (self.batches.is_Integer and len(given) != self.batches):
             wanted = f"{self.batches} of them" if self.batches.is_Integer else "one for each batch"
@@ -210,7 +218,7 @@ class ExpectedEquation(BSeriesField):
         return self.for_batches(len(given))
 
     def draws(self, given: Any) -> list[list[Any]]:
-        """Return for each batch the mean and its deviation from that: of losses, or of the vectors of fields."""
+        """Return for each batch the mean and its deviation from that: of `given` losses, or of vectors of fields."""
         vectors = [list(entry) for entry in given if isinstance(entry, Sequence | sp.MatrixBase)]
         if not vectors:
             return [[_mean(given), _deviation(loss, given)] for loss in given]

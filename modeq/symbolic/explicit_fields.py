@@ -232,7 +232,9 @@ def checked_expression(value: Any, what: str = "loss") -> sp.Expr:
 def _field_of(loss_or_field: Any, variables: tuple[sp.Symbol, ...]) -> Vector:
     if isinstance(loss_or_field, list | tuple | sp.MatrixBase):
         if len(loss_or_field) != len(variables):
-            raise InvalidProblem(f"the field has {len(loss_or_field)} components for {len(variables)} variables")
+            raise InvalidProblem(
+                f"the field has {len(loss_or_field)} components for {len(variables)} variables: give one for each"
+            )
         components = [_expression(component) for component in loss_or_field]
         if None in components:
             raise InvalidProblem(f"the field is {loss_or_field!r}: give finite sympy expressions as its components")

@@ -94,6 +94,11 @@ class _Computable(BSeries):
         Trees in which all vertices have that colour are the self terms of a player, the others its interaction
         with the other players.
 
+        Parameters
+        ----------
+        colour : int from 0
+            The number of the player.
+
         Raises
         ------
         InvalidTree
@@ -116,7 +121,7 @@ class _Computable(BSeries):
         return self._result({tree: c for tree, c in self.items() if tree.colour == colour}, self.order)
 
     def rescaled(self, factor: Any) -> Self:
-        """Return the series with factor·h for h.
+        """Return the series with `factor`·h for h.
 
         Examples
         --------
@@ -143,6 +148,10 @@ class BSeriesField(_Computable):
 
     ``field[tree]`` is b(τ), *not* divided by the symmetry σ(τ). Fields are added, subtracted and multiplied
     by numbers; two fields of different orders give one of the lower order.
+
+    Notes
+    -----
+    Built by :meth:`from_coefficients`. Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1.
 
     Examples
     --------
@@ -266,7 +275,15 @@ class BSeriesField(_Computable):
         return structure.largest_order(lambda p: structure.is_exact_field(self.coefficients, p), self.order)
 
     def is_hamiltonian(self) -> bool:
-        """Whether the field is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`."""
+        """Whether the field is Hamiltonian whenever f is; see :func:`modeq.symbolic.structure.is_hamiltonian`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> midpoint, euler = mq.RungeKutta([[0.5]], [1]), mq.GradientDescent()
+        >>> [mq.modified_equation(method, order=4).is_hamiltonian() for method in (midpoint, euler)]
+        [True, False]
+        """
         return structure.is_hamiltonian(self._one_field(), self.order)
 
     def hamiltonian_order(self) -> int:
@@ -282,7 +299,17 @@ class BSeriesField(_Computable):
         return structure.largest_order(lambda p: structure.is_hamiltonian(weights, p), self.order)
 
     def is_energy_preserving(self) -> bool:
-        """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`."""
+        """Whether it preserves H for f = J∇H; see :func:`modeq.symbolic.structure.is_energy_preserving`.
+
+        Examples
+        --------
+        The exact flow does, symplectic methods do not:
+
+        >>> import modeq as mq
+        >>> f = mq.BSeriesField.from_coefficients({mq.Tree([]): 1}, order=4)
+        >>> f.is_energy_preserving(), mq.modified_equation(mq.RungeKutta([[0.5]], [1]), order=4).is_energy_preserving()
+        (True, False)
+        """
         return structure.is_energy_preserving(self._one_field(), self.order)
 
     def energy_preserving_order(self) -> int:
@@ -306,6 +333,10 @@ class BSeriesMap(_Computable):
     """A map θ⁺ = θ + Σ_τ h^{|τ|} a(τ)/σ(τ) F(τ)(θ).
 
     ``map[tree]`` is a(τ), *not* divided by the symmetry σ(τ). ``second @ first`` is `second` after `first`.
+
+    Notes
+    -----
+    Built by :meth:`from_coefficients`. Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1.
 
     Examples
     --------
@@ -377,7 +408,15 @@ class BSeriesMap(_Computable):
         return self._result(algebra.substitute(field._one_field(), self._one_field(), order), order)
 
     def is_symplectic(self) -> bool:
-        """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`."""
+        """Whether the map is symplectic for f = J∇H; see :func:`modeq.symbolic.structure.is_symplectic`.
+
+        Examples
+        --------
+        >>> import modeq as mq
+        >>> midpoint, euler = mq.RungeKutta([[0.5]], [1]), mq.GradientDescent()
+        >>> [mq.memoryless_map(method, order=4).is_symplectic() for method in (midpoint, euler)]
+        [True, False]
+        """
         return structure.is_symplectic(self._one_field(), self.order)
 
     def symplectic_order(self) -> int:

@@ -29,6 +29,11 @@ def memoryless_map(method: GeneralLinearMethod, order: int) -> MemorylessMap:
     order : positive int
         Terms through h^order.
 
+    Returns
+    -------
+    MemorylessMap
+        A mapping from trees to exact coefficients a(τ).
+
     Raises
     ------
     NotZeroStable, InvalidOrder

@@ -79,7 +79,7 @@ class ModifiedLoss(Formula):
     def _on_one(self, loss: Any, variables: Any, h: Any) -> sp.Expr:
         series = self.series
         if isinstance(loss, list | tuple) and series.colour_count - len(series.decay) == 1:
-            raise InvalidProblem("a modified loss is written out on a loss, not on a vector field")
+            raise InvalidProblem(f"loss is {loss!r}: give one sympy expression, a loss and not a vector field")
         fields, symbols = concrete_fields(loss, variables, series)
         step = checked_step(h, symbols)
         losses = [sp.sympify(entry) for entry in (loss if isinstance(loss, list | tuple) else [loss])]

@@ -33,6 +33,12 @@ def modifying_equation(method: GeneralLinearMethod, order: int) -> ModifyingEqua
     method : GeneralLinearMethod
         With one field (no weight decay).
     order : positive int
+        Every term with at most this many vertices is kept.
+
+    Returns
+    -------
+    ModifyingEquation
+        A mapping from trees to exact coefficients m(τ).
 
     Raises
     ------

@@ -44,6 +44,9 @@ class PhaseSpaceForm(Formula):
 
     Attributes
     ----------
+    method : GeneralLinearMethod
+    order : the number of terms
+    expansion : which polynomial interpolates r, as in :func:`phase_space_form`
     q : coefficients (q₁, …, q_m) of ζ, …, ζᵐ
     r : mapping from colour to the coefficients (r₀, r₁, …) of 1, ζ, …; r₀ = 1 for the gradient
     poles : the kept poles of the transfer function besides 1; the equation has the modes ln(pole) per step
@@ -148,7 +151,7 @@ class PhaseSpaceForm(Formula):
         return phase_space_start(self.method, self.poles, len(self.q), self.order if order is None else order, buffers)
 
     def vector_field(self, order: int) -> ModifiedEquation:
-        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that order.
+        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that `order`.
 
         Found from q and r alone, tree by tree, by putting the flow of f̃ into the form; it is
         `modified_equation` up to the order of the form, and differs beyond.
@@ -169,6 +172,10 @@ class PhaseSpaceForm(Formula):
 
         With K the degree of r, the form and its derivatives are cut where D^{K+1} f would be needed; for K < 2m
         they are linear in the unknown θ⁽ᵐ⁾, …, θ⁽ᴷ⁾.
+
+        Parameters
+        ----------
+        loss_or_field, variables, h : as in :meth:`modeq.symbolic.b_series.BSeries.on`
 
         Returns
         -------
@@ -291,6 +298,11 @@ def phase_space_form(method: GeneralLinearMethod, order: int, expansion: Expansi
         shift from any buffers is O(h³) only, with a small constant: it comes from products of transients, at
         other ζ. "powers": at 0 and every ln p_i alike, `order` times; this is r = Σ_j R_j(ζ) q(ζ)^j with
         `order` powers of q, deg R_j < deg q.
+
+    Returns
+    -------
+    PhaseSpaceForm
+        With exact coefficients of q and r, and the logarithms of the poles in them.
 
     Raises
     ------

@@ -24,10 +24,10 @@ class Tree:
 
     Parameters
     ----------
-    Tree(children) or Tree(colour, children)
-        ``children`` is a list of trees or of nested lists; ``[]`` is a single vertex. The colour is an
-        integer from 0, and 0 if it is left out. Inside a coloured tree write children as trees, or as
-        pairs ``(colour, children)``.
+    *description : children, or colour and children
+        ``Tree(children)`` or ``Tree(colour, children)``. ``children`` is a list of trees or of nested lists;
+        ``[]`` is a single vertex. The colour is an integer from 0, and 0 if it is left out. Inside a coloured
+        tree write children as trees, or as pairs ``(colour, children)``.
 
     Attributes
     ----------
@@ -345,10 +345,20 @@ def trees(order: int, colours: int = 1) -> list[Tree]:
     colours : positive int
         Each vertex takes one of this many colours.
 
+    Returns
+    -------
+    list of Tree
+        In the order in which every series lists them.
+
     Raises
     ------
     InvalidOrder
         If an argument is not positive, or the list would be absurdly long.
+
+    Notes
+    -----
+    Source: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, III.1; the numbers are the sequence A000081 of
+    the OEIS.
 
     Examples
     --------

@@ -42,6 +42,11 @@ def scheduled_equation(
         The symbol of the time in φ; the one named t by default. With ``real=True`` where φ has ``sp.Abs`` in it.
     order : 1 or 2
 
+    Returns
+    -------
+    ScheduledEquation
+        With the exact coefficients b(τ) and k_c.
+
     Raises
     ------
     NotZeroStable, InvalidOrder, InvalidProblem, UnsupportedOptimizer
@@ -85,6 +90,11 @@ def scheduled_time_derivative_form(
         All its gradients are taken at θ; with ``step_powers``.
     schedule, t, order : as in :func:`scheduled_equation`
         Where φ jumps so does θ', which this form cannot follow: a jump costs one order. Epochs have no such form.
+
+    Returns
+    -------
+    ScheduledTimeDerivativeForm
+        With the exact coefficients c₁, c₂, d₀, d₁, e and e_λ.
 
     Raises
     ------

@@ -116,14 +116,19 @@ class ScheduledForm(Formula, ABC):
 
     @abstractmethod
     def on(self, loss_or_field: Any, variables: Any, h: Any = h) -> ExplicitField:
-        """Return the form written out on a concrete loss or field, its components with t in them."""
+        """Return the form written out on a concrete loss or field, its components with t in them.
+
+        Parameters
+        ----------
+        loss_or_field, variables, h : as in :meth:`ScheduledEquation.on`
+        """
 
     @abstractmethod
     def _sides(self, phi: sp.Expr, slope: sp.Expr, notation: Notation) -> tuple[Terms, Terms]:
         """The terms of the left and of the right-hand side."""
 
     def latex(self, notation: Notation = "loss") -> str:
-        r"""Return the equation as LaTeX, with g and H for f = −∇L, or with f and f' in the notation "field".
+        r"""Return the equation as LaTeX, with g and H for f = −∇L, or with f and f' in the `notation` "field".
 
         Examples
         --------
@@ -136,7 +141,7 @@ class ScheduledForm(Formula, ABC):
         return " = ".join(latex_sum([(c, step_latex(power) + symbol) for power, c, symbol in side]) for side in sides)
 
     def text(self, notation: Notation = "loss") -> str:
-        """Return the equation as one line of text; ``str`` gives it for a loss.
+        """Return the equation as one line of text, in a `notation` as :meth:`latex`; ``str`` gives it for a loss.
 
         Examples
         --------

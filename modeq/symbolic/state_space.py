@@ -40,6 +40,12 @@ class StateSpaceForm(Formula, Mapping[Key, sp.Expr]):
     symmetry σ(τ). Each is linear in the logarithms of the parasitic eigenvalues, with coefficients that
     are rational in the entries of the method.
 
+    Attributes
+    ----------
+    method : GeneralLinearMethod
+    order : the largest number of vertices of a tree
+    logarithm : the coefficients, in the numbers they are computed with
+
     Examples
     --------
     >>> import modeq as mq
@@ -382,7 +388,7 @@ def state_space_form(method: GeneralLinearMethod, order: int) -> StateSpaceForm:
 
     Notes
     -----
-    Logarithms of B-series: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9; the
+    Source for the logarithms of B-series: Hairer, Lubich, Wanner, *Geometric Numerical Integration*, IX.9; the
     symplectic Euler method: IX.3; parasitic components beside the slow manifold: XV.
 
     Examples

@@ -143,7 +143,7 @@ class StochasticEquation(Formula):
         return ExplicitStochasticEquation(drift, sp.ImmutableMatrix(scaled))
 
     def text(self, notation: Notation = "loss") -> str:
-        """Return the equation as one line of text; ``str`` gives it for a loss.
+        """Return the equation as one line of text, in a `notation` as :meth:`latex`; ``str`` gives it for a loss.
 
         Examples
         --------
@@ -156,7 +156,7 @@ class StochasticEquation(Formula):
         return f"dθ = ({drift}) dt + √h·{text_term(self.noise, 'Σ^(1/2)')} dW"
 
     def latex(self, notation: Notation = "loss") -> str:
-        r"""Return the equation as LaTeX.
+        r"""Return the equation as LaTeX, with g and H for f = −∇L, or with f and f' in the `notation` "field".
 
         Examples
         --------
@@ -220,6 +220,11 @@ def stochastic_equation(method: GeneralLinearMethod, order: int = 1) -> Stochast
         drift says, from order 2 on.
     order : 1 or 2
         The weak order p.
+
+    Returns
+    -------
+    StochasticEquation
+        With the drift as a `ModifiedEquation`, and the exact number b₁.
 
     Raises
     ------

@@ -29,6 +29,8 @@ class TimeDerivativeForm(Formula):
 
     Attributes
     ----------
+    method : GeneralLinearMethod
+    order : the number p of time derivatives
     coefficients : (c₁, …, c_p), exact
     decay_coefficients : (d₀, …, d_{p−1}), exact; empty without weight decay
     decay_rate : λ
@@ -100,7 +102,7 @@ class TimeDerivativeForm(Formula):
         return nothing, BSeries.of(method, Coefficients(slow.table, values, K))
 
     def vector_field(self, order: int) -> ModifiedEquation:
-        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that order.
+        """Return the form on its slow manifold: the field f̃ with θ' = f̃(θ), as a B-series of that `order`.
 
         Found from the coefficients of the form alone, tree by tree, by putting the flow of f̃ into it; it is
         `modified_equation` up to the order of the form, and differs beyond.
@@ -163,7 +165,9 @@ LARGEST_ORDER = 200
 def checked_time_order(order: Any) -> int:
     """Return the truncation order of a form in time, or raise `InvalidOrder`."""
     if (number := checked_order(order)) > LARGEST_ORDER:
-        raise InvalidOrder(f"order is {number}: forms in time are derived up to order {LARGEST_ORDER}")
+        raise InvalidOrder(
+            f"order is {number}: forms in time are derived up to order {LARGEST_ORDER}, give at most that"
+        )
     return number
 
 
@@ -227,6 +231,11 @@ def time_derivative_form(method: GeneralLinearMethod, order: int) -> TimeDerivat
         All its gradients are taken at θ.
     order : positive int
         The number of time derivatives kept.
+
+    Returns
+    -------
+    TimeDerivativeForm
+        With the exact coefficients c_k.
 
     Raises
     ------

@@ -105,6 +105,7 @@ def balance(
     Returns
     -------
     Balance
+        With arrays of shape [generators].
 
     Raises
     ------
@@ -165,7 +166,7 @@ def _rates(step: SGDStep) -> tuple[float, float, float]:
     keep = 1 - step.dampening if beta else 1.0
     if step.h <= 0 or beta >= 1 or keep <= 0 or step.weight_decay < 0:
         raise NoClosedLaw(
-            f"no balance for {step}: give lr above 0, momentum and dampening below 1, and no negative decay"
+            f"no balance for {step}: give h above 0, momentum and dampening below 1, and no negative decay"
         )
     s = 1 - beta
     decay = step.weight_decay * (1.0 if step.decoupled else keep / s)

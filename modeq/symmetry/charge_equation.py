@@ -49,6 +49,7 @@ class ChargeEquation(Formula):
     source : the equation that was projected
     family : the family of charges, with its ``.name`` and ``.letter``
     variant : "corrected" or "article"
+    projected : its terms on the generator, with their derivation
     coefficients : (a_0, …, a_m), exact, with a_m = 1; for m = 1 a_0 is the rate of decay, for m = 0 the data are y
     time_unit : t in units of h·n, 1 but for equations from :meth:`in_time`
 
@@ -212,7 +213,7 @@ class ChargeEquation(Formula):
         return LinearEquation(self.coefficients, self.data, self.initial)
 
     def in_time(self, unit: Any) -> "ChargeEquation":
-        """Return the equation in another time, t = unit·h·n.
+        """Return the equation in another time, t = `unit`·h·n.
 
         Examples
         --------
@@ -286,7 +287,7 @@ class ChargeEquation(Formula):
         return (rates[0] if len(rates) == 1 else sp.Add(*rates) / len(rates)) / self.time_unit
 
     def derivation(self, latex: bool = False) -> str:
-        """Return the derivation step by step, as text or LaTeX.
+        """Return the derivation step by step, as text, or as `latex`.
 
         Examples
         --------

@@ -45,6 +45,12 @@ class Charge:
         1 if the charge is linear in θ (translation), 2 if it is quadratic, 0 if it is one of θ and a velocity
         (rotation).
 
+    Notes
+    -----
+    In the methods, `tensors`, `parameters`, `gradients`, `x` and `y` map the names of the parameters of `module` to
+    tensors of their shapes: the parameters themselves, gradients, or momentum buffers. `coefficients`, of shape
+    [generators], are the c_k of Σ_k c_k ξ_k.
+
     Examples
     --------
     >>> charge = Charge.from_dict({"kind": "scale", "name": "conv", "parameters": {"conv.weight": 0}})
@@ -162,7 +168,7 @@ class Charge:
         return torch.stack(list(parts)).sum(0)
 
     def renamed(self, name: str) -> "Charge":
-        """Return the same charge under another name.
+        """Return the same charge under another `name`.
 
         Examples
         --------
@@ -181,7 +187,7 @@ class Charge:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Charge":
-        """Rebuild a charge from `to_dict`; raises `InvalidCharge` for an unknown kind."""
+        """Rebuild a charge from the `data` of `to_dict`; raises `InvalidCharge` for an unknown kind."""
         fields = dict(data)
         kind = fields.pop("kind", None)
         if kind not in _KINDS:
@@ -189,7 +195,7 @@ class Charge:
         return _KINDS[kind](**fields)
 
     def drawn(self, tensors: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return a random coefficient for each generator, fit for a finite move with `acted`."""
+        """Return a random coefficient from a `generator` for each of the charge's own, fit for a move with `acted`."""
         return torch.rand(self.count(tensors), generator=generator, dtype=torch.float64) - 0.5
 
     def owners(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -273,6 +279,11 @@ class Translation(Charge):
     opposite : mapping of str to axis, optional
         The same for those of B, from which the constant is taken off.
 
+    Raises
+    ------
+    InvalidCharge
+        If no parameter is named, one has an axis that is none, or one is on both sides.
+
     References
     ----------
     Kunin et al. 2021, arXiv 2012.04728 (translation symmetry).
@@ -283,8 +294,9 @@ class Translation(Charge):
     >>> charge = Translation("classifier", {"weight": 1})
     >>> fc = torch.nn.Linear(2, 3)
     >>> _ = torch.nn.init.constant_(fc.weight, 0.5)
-    >>> charge.value(charge.parameters_of(fc)).tolist()
-    [1.5, 1.5]
+    >>> theta = charge.parameters_of(fc)
+    >>> charge.value(theta).tolist(), charge.pairing(theta, theta).tolist(), charge.count(theta)
+    ([1.5, 1.5], [1.5, 1.5], 2)
     >>> Translation("recurrent", {"bias_ih": 0}, {"bias_hh": 0})
     Translation('recurrent', parameters={'bias_ih': 0}, opposite={'bias_hh': 0})
     """
@@ -300,7 +312,7 @@ class Translation(Charge):
             super().__init__(name, both_sides(owner, {"parameters": parameters, "opposite": opposite}))
 
     def pairing(self, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
-        """Return ⟨1_A − 1_B, y⟩ per generator; x does not enter, as the generator is constant."""
+        """Return ⟨1_A − 1_B, y⟩ per generator; `x` does not enter, as the generator is constant."""
         return self._total(lambda m: y[m.parameter].double(), signed=True)
 
     def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -346,6 +358,11 @@ class Scale(_Quadratic):
     parameters : mapping of str to axis
         As for `Translation`; for a convolution before a batch norm axis 0, one generator per channel.
 
+    Raises
+    ------
+    InvalidCharge
+        If no parameter is named, or one with an axis that is none.
+
     References
     ----------
     Kunin et al. 2021, arXiv 2012.04728 (scale symmetry).
@@ -356,8 +373,9 @@ class Scale(_Quadratic):
     >>> charge = Scale("conv", {"weight": 0})
     >>> conv = torch.nn.Conv2d(1, 2, 3)
     >>> _ = torch.nn.init.ones_(conv.weight)
-    >>> charge.value(charge.parameters_of(conv)).tolist()
-    [9.0, 9.0]
+    >>> theta = charge.parameters_of(conv)
+    >>> charge.value(theta).tolist(), charge.pairing(theta, theta).tolist()
+    ([9.0, 9.0], [9.0, 9.0])
     """
 
     kind = "scale"
@@ -379,6 +397,11 @@ class Rescale(_Quadratic):
     incoming, outgoing : mapping of str to axis
         As for `Translation`: the axis of each that runs over the neurons between the two. Where a feature map
         is flattened between a convolution and a linear map, give (1, channels) for the linear weight.
+
+    Raises
+    ------
+    InvalidCharge
+        If no parameter is named, or one with an axis that is none.
 
     References
     ----------

@@ -79,7 +79,9 @@ def damping_regime(step: SGDStep, *, degree: int) -> Damping:
     """
     _refuse_decoupled(step)
     if step.momentum == 0:
-        raise NoClosedLaw(f"no oscillator without momentum, got {step}; the law is then a plain exponential")
+        raise NoClosedLaw(
+            f"no oscillator without momentum, got {step}; give one above 0, the law is else a plain exponential"
+        )
     if step.momentum >= 1:
         raise NoClosedLaw(f"momentum {step.momentum:g} damps nothing, got {step}; give one below 1")
     if step.h == 0:

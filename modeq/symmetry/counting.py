@@ -165,7 +165,10 @@ class LawCount:
         u**2 - v**2
         """
         if self._asked is None:
-            raise InvalidProblem("polynomial laws need an exact count: this network has operations without a rule")
+            raise InvalidProblem(
+                "this count was made in float64, and polynomial laws need an exact one: give a network whose "
+                "operations have rules, and leave exact out"
+            )
         if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
             raise InvalidProblem(f"degree is {degree!r}: give a positive integer")
         asked = self._asked
@@ -204,8 +207,8 @@ def count_conservation_laws(
         Frozen parameters and buffers are fixed numbers; a parameter that the output does not depend on is conserved.
         Or the entries of a polynomial φ with rational coefficients, as a list, a Matrix, or one expression.
     input : tensor or tuple of tensors; for φ its variables
-        An example for the network, of which the shape counts alone; one sample is enough, and fastest, unless it has
-        batch norm. By default the variables are the symbols in φ, by name.
+        An example for the network, samples along the first axis, of which the shape counts alone; one sample is enough,
+        and fastest, unless it has batch norm. By default the variables are the symbols in φ, by name.
     loss : None, "mse" or "cross_entropy"
         "cross_entropy" does not see a constant added to all classes; the others see all that φ or the output tell.
     flow : "gradient" or "momentum"

@@ -50,6 +50,7 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
     Returns
     -------
     Equilibrium
+        With ‖θ‖², the angle, and the time in which it is reached.
 
     Raises
     ------
@@ -87,9 +88,7 @@ def equilibrium(step: SGDStep, squared_gradient: float) -> Equilibrium:
         raise InvalidSetting(f"squared_gradient is {squared_gradient!r}: give a positive number, E‖g‖²·‖θ‖²")
     keep = 1.0 - step.dampening if beta else 1.0
     if h <= 0 or decay <= 0 or not beta < 1 or keep <= 0:
-        raise NoClosedLaw(
-            f"no equilibrium for {step}: give lr and weight decay above 0, momentum and dampening below 1"
-        )
+        raise NoClosedLaw(f"no equilibrium for {step}: give h and weight_decay above 0, momentum and dampening below 1")
     s = 1.0 - beta
     # v = Σ βᵏ(1 − α)g: what the decay is to the buffer, coupled it enters there too
     strength = decay * keep / s if not (step.decoupled and beta) else decay

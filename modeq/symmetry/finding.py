@@ -38,7 +38,7 @@ def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, tar
     ----------
     module : nn.Module
         In the mode, training or evaluation, in which it is used: batch norm is another function in each.
-    example_input : tensor, or tuple of the arguments of ``forward``
+    example_input : tensor of the shape that the network takes, or tuple of the arguments of ``forward``
         Its values do not matter, unless the network branches on them: then what is found holds for the branch taken.
     loss : "cross_entropy", "mse", a callable on (output, target), or None
         None for symmetries of the output itself, under any loss.
@@ -58,6 +58,11 @@ def find_charges(module: nn.Module, example_input: Any, loss: Any = None, *, tar
     Notes
     -----
     Parameters that no operation sees, or that do not require gradients, have no charge.
+
+    References
+    ----------
+    Kunin et al. 2021 (arXiv 2012.04728) for translation, scale and rescale symmetries; Marcotte, Gribonval, Peyré 2023
+    (arXiv 2307.00144) for linear maps.
 
     Examples
     --------

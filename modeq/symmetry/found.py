@@ -134,7 +134,7 @@ class Charges(Tabular, Sequence[Charge]):
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Charges":
-        """Rebuild from `to_dict`; what was known of norms' ε is not kept.
+        """Rebuild from the `data` of `to_dict`; what was known of norms' ε is not kept.
 
         Raises
         ------

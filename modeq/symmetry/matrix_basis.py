@@ -124,7 +124,9 @@ def basis_of(owner: str, elements: Any) -> tuple[Sparse, ...] | None:
         raise InvalidCharge(f"{owner}: basis is {elements!r}; give one matrix at least, none of them 0")
     for element in found:
         if not sign_of(element):
-            raise InvalidCharge(f"{owner}: the matrix {element} of its basis is neither symmetric nor antisymmetric")
+            raise InvalidCharge(
+                f"{owner}: the matrix {element} of its basis is neither symmetric nor antisymmetric; give its two parts"
+            )
     return tuple(sorted(found, key=lambda element: -sign_of(element)))
 
 

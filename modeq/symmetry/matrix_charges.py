@@ -49,7 +49,10 @@ class Matrices(Charge):
             )
         largest = max((max(i, j) for element in self.elements or () for i, j, _ in element), default=0)
         if largest >= size:
-            raise InvalidCharge(f"{owner}: its basis has an index {largest}, and its matrices are {size} × {size}")
+            raise InvalidCharge(
+                f"{owner}: its basis has an index {largest}, and its matrices are {size} × {size}; give indices up to "
+                f"{size - 1}"
+            )
         return heads, MatrixBasis(size, self.elements)
 
     def count(self, tensors: Mapping[str, Tensor]) -> int:
@@ -199,6 +202,12 @@ class GeneralLinear(Matrices):
         default. Between queries and keys that are rotated by their positions these are the complex numbers of each
         plane, for instance.
 
+    Raises
+    ------
+    InvalidCharge
+        If no parameter is named, one has an axis that is none, or a matrix of the basis is neither symmetric nor
+        antisymmetric.
+
     References
     ----------
     Marcotte, Gribonval, Peyré 2023, arXiv 2307.00144, for linear networks.
@@ -229,7 +238,7 @@ class GeneralLinear(Matrices):
         return super().value(parameters)[: self.conserved(parameters)]
 
     def normaliser(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return ‖U‖² + ‖V‖², the traces of UᵀU and VᵀV together, of each head, for each charge."""
+        """Return ‖U‖² + ‖V‖², the traces of UᵀU and VᵀV together, of each head, for each charge; shape [charges]."""
         return self._each(parameters, "s")
 
     def rotation(self) -> "Rotation":
@@ -255,9 +264,14 @@ class Rotation(Matrices):
     name, left, right, basis : as for `GeneralLinear`
         Of a basis the antisymmetric matrices count.
 
+    Raises
+    ------
+    InvalidCharge
+        As for `GeneralLinear`.
+
     References
     ----------
-    Tanaka, Kunin 2021, arXiv 2105.02716, for what momentum makes of conserved quantities.
+    Tanaka, Kunin 2021, arXiv 2105.02716, for what momentum makes of charges.
 
     Examples
     --------
@@ -267,8 +281,8 @@ class Rotation(Matrices):
     >>> parameters = charge.parameters_of(net)
     >>> theta = {"0.weight": torch.tensor([[1.0], [2.0]]), "1.weight": torch.zeros(1, 2)}
     >>> buffers = {"0.weight": torch.tensor([[3.0], [5.0]]), "1.weight": torch.ones(1, 2)}
-    >>> charge.pairing(theta, buffers).tolist()  # 1·5 − 2·3
-    [-1.0]
+    >>> charge.count(theta), charge.pairing(theta, buffers).tolist()  # 1·5 − 2·3
+    (1, [-1.0])
     """
 
     kind = "rotation"

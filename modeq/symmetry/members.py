@@ -48,7 +48,10 @@ class Member:
     def _generators_of_table(self, shape: torch.Size, owner: str) -> int:
         assert isinstance(self.groups, tuple)
         if self.axis is not None and not -len(shape) <= self.axis < len(shape):
-            raise InvalidCharge(f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}")
+            raise InvalidCharge(
+                f"{owner}: {self.parameter!r} has shape {tuple(shape)} and no axis {self.axis}; give an axis from 0 to "
+                f"{len(shape) - 1}"
+            )
         length = shape.numel() if self.axis is None else shape[self.axis]
         largest = max(max(indices) for indices in self.groups)
         if largest >= length:

@@ -112,6 +112,7 @@ def gradient_noise(
     Returns
     -------
     GradientNoise
+        With the projection for each charge, and the spectrum of the covariance.
 
     Raises
     ------

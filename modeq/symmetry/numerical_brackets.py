@@ -140,7 +140,10 @@ def _closure(columns: Difference, moving: Field, state: Tensor, tell: Callable[[
             return NumericalSpan(basis.shape[1], depth, _judged(kept, dropped))
         basis = torch.cat([basis, right[:rank].T], 1)
         columns = _bracketed(_mixed(columns, left[:, :rank].T / lengths.T), moving)
-    raise InvalidProblem(f"brackets of {_DEEPEST} factors still add directions: no dimension can be told in float64")
+    raise InvalidProblem(
+        f"brackets of {_DEEPEST} factors still add directions, so that no dimension can be told in float64: give a "
+        "smaller network, or one that can be counted exactly"
+    )
 
 
 def _judged(kept: float, dropped: float) -> float:

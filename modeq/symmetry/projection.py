@@ -68,6 +68,7 @@ def project(
     Returns
     -------
     ChargeEquation
+        With exact coefficients, and the data as pairings.
 
     Raises
     ------

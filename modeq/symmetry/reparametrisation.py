@@ -63,7 +63,7 @@ def polynomials(phi: Any, variables: Any = None) -> tuple[list[sp.Poly], tuple[s
         if not polynomial.is_zero:
             found.append(polynomial.clear_denoms(convert=True)[1])
     if not found:
-        raise InvalidProblem("the reparametrisation is constant, so that nothing moves: give one that depends on θ")
+        raise InvalidProblem("the reparametrisation is constant, so that nothing moves: give one of its variables")
     return found, variables
 
 

@@ -132,8 +132,9 @@ class Tracker:
     >>> net = torch.nn.Linear(4, 3)
     >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1)
     >>> tracker = track(net, sgd, [Translation("classifier", {"weight": 1})])
-    >>> tracker.steps, tracker.residual()
-    (0, {'classifier': 0.0})
+    >>> tracker.steps, tracker.residual(), tracker.symmetry_defect()
+    (0, {'classifier': 0.0}, {'classifier': 0.0})
+    >>> tracker.load_state_dict(tracker.state_dict())
     >>> tracker.remove()
     """
 
@@ -154,7 +155,9 @@ class Tracker:
         self.steps = 0
         names = [charge.name for charge in self.charges]
         if not names or len(set(names)) < len(names):
-            raise InvalidCharge(f"tracking needs charges with distinct names, got {names}")
+            raise InvalidCharge(
+                f"tracking needs charges with distinct names, got {names}; give others with charge.renamed"
+            )
         if writer is not None and not callable(getattr(writer, "add_scalar", None)):
             raise InvalidCharge(f"writer is {writer!r}: give something with add_scalar(tag, value, step)")
         self._module, self._optimizer, self._writer = module, optimizer, writer
@@ -373,11 +376,14 @@ class Tracker:
         }
 
     def to_xarray(self) -> Any:
-        """Return the record as an xarray.Dataset; see `Record.to_xarray`."""
+        """Return the record as an xarray.Dataset; see :meth:`modeq.symmetry.records.Record.to_xarray`."""
         return self.record.to_xarray()
 
     def plot(self, names: Sequence[str] | None = None, figure: Any = None) -> Any:
-        """Draw the record so far; given a figure, into that one again. See `Record.plot`."""
+        """Draw the record so far, of all charges or of some `names`; given a `figure`, into that one again.
+
+        See :meth:`modeq.symmetry.records.Record.plot`.
+        """
         return self.record.plot(names, figure)
 
     def state_dict(self) -> dict[str, Any]:
@@ -394,7 +400,7 @@ class Tracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, once module and optimizer are back at that point.
+        """Continue where `state`, a `state_dict`, was taken, once module and optimizer are back at that point.
 
         Raises
         ------
@@ -402,7 +408,9 @@ class Tracker:
             If it was taken from other charges or laws, or by another version.
         """
         if state["version"] != _VERSION:
-            raise InvalidCharge(f"tracker state has version {state['version']}; this modeq reads {_VERSION}")
+            raise InvalidCharge(
+                f"tracker state has version {state['version']}; this modeq reads {_VERSION}, track anew"
+            )
         saved = tuple(Charge.from_dict(data) for data in state["charges"])
         if saved != self.charges:
             raise InvalidCharge(f"tracker state is of the charges {saved}, this tracker follows {self.charges}")

@@ -102,7 +102,7 @@ class Verification(Tabular, Sequence[Verified]):
         return len(self._entries)
 
     def passed(self, tolerance: float = 1e-12) -> bool:
-        """Whether every charge passed; see :meth:`Verified.passed`."""
+        """Whether every charge passed, to a `tolerance`; see :meth:`Verified.passed`."""
         return all(entry.passed(tolerance) for entry in self._entries)
 
     def table(self) -> str:

@@ -56,7 +56,7 @@ def test_values_of_a_group():
     optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second], "momentum": 0.5}], lr=0.1, momentum=0.9)
     assert mq.method_from_torch(optimizer) == mq.HeavyBall(0.9)
     assert mq.method_from_torch(optimizer, group=1) == mq.HeavyBall(0.5)
-    with pytest.raises(mq.InvalidMethod, match="group is 2, the optimizer has 2 parameter groups"):
+    with pytest.raises(mq.InvalidMethod, match="group is 2: the optimizer has 2 parameter groups, give 0 to 1"):
         mq.method_from_torch(optimizer, group=2)
 
 

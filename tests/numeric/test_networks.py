@@ -1,3 +1,5 @@
+"""Networks and data: seeded, of the sizes they should have, and what is refused."""
+
 import builtins
 
 import pytest
@@ -235,5 +237,5 @@ def test_what_does_not_fill_a_batch_sits_out():
 
 @pytest.mark.parametrize("size", [0, 11])
 def test_impossible_batches_are_refused_at_once(size):
-    with pytest.raises(InvalidProblem, match=f"batch_size {size} does not fit 10 examples; choose it from 1 to 10"):
+    with pytest.raises(InvalidProblem, match=f"batch_size is {size}: there are 10 samples, give 1 to 10"):
         minibatches(10, size, steps=1)

@@ -219,8 +219,8 @@ def test_weight_decay_counts_among_the_trees():
         (1.5, None, mq.InvalidOrder, "order of an initial layer is 1.5"),
         (False, None, mq.InvalidOrder, "order of an initial layer is False"),
         (1, [[1]], mq.InvalidMethod, "buffers has shape 1 x 1, it must be 2 x 1"),
-        (1, [0, 1], mq.InvalidMethod, "buffers must be a matrix"),
-        (1, 1, mq.InvalidMethod, "buffers must be a matrix"),
+        (1, [0, 1], mq.InvalidMethod, r"buffers is \[0, 1\]: give a matrix"),
+        (1, 1, mq.InvalidMethod, "buffers is 1: give a matrix"),
         (1, [[0], ["a"]], mq.InvalidMethod, r"buffers\[1, 0\] is 'a'"),
     ],
 )

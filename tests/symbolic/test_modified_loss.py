@@ -151,7 +151,7 @@ def test_orders_that_are_refused(derived, order, error, message):
 
 def test_a_modified_loss_needs_a_loss():
     modified = mq.modified_equation(mq.GradientDescent(), order=2).modified_loss()
-    with pytest.raises(mq.InvalidProblem, match="on a loss, not on a vector field"):
+    with pytest.raises(mq.InvalidProblem, match="a loss and not a vector field"):
         modified.on([X[0]], [X[0]])
     with pytest.raises(mq.InvalidProblem, match="h is u, which is also a variable"):
         modified.on(X[0] ** 2, [X[0]], h=X[0])

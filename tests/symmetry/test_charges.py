@@ -1,3 +1,5 @@
+"""Charges written by hand: that they are symmetries, their pairings, their plain form, and what is refused."""
+
 import json
 import pickle
 

@@ -1,3 +1,5 @@
+"""The continuous laws of charges: regimes, starts and orders, and what has no law."""
+
 import warnings
 
 import mpmath

@@ -1,3 +1,5 @@
+"""The exact laws of charges are those of torch.optim.SGD, step for step, and their closed forms are the recursions."""
+
 import hypothesis.strategies as st
 import mpmath
 import numpy as np

@@ -1,3 +1,5 @@
+"""The tracker: what it measures and predicts, what it leaves alone, what it refuses, and how it goes on from a file."""
+
 import copy
 import io
 import pickle
