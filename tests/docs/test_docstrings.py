@@ -159,12 +159,10 @@ def examples(text):
 
 
 def resolved(target, home):
-    """Whether a docstring that stands in a module or class can call something so."""
+    """What a docstring calls so: by its path in modeq, or from the module or class where the docstring stands."""
     parts = home.split(".")
-    for path in [
-        f"modeq.{target.removeprefix('modeq.')}",
-        *(".".join([*parts[:k], target]) for k in range(1, len(parts) + 1)),
-    ]:
+    nearby = [".".join([*parts[:k], target]) for k in range(1, len(parts) + 1)]
+    for path in [f"modeq.{target.removeprefix('modeq.')}", *nearby]:
         names = path.split(".")
         for cut in range(len(names), 0, -1):
             try:
