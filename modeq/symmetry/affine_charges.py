@@ -95,7 +95,7 @@ class AffineSymmetry(Charge):
         return _DEGREES.get(frozenset(self.kinds))
 
     def require_law(self, weight_decay: float = 0.0) -> None:
-        """Raise `NoClosedLaw` if there is nothing that obeys a law."""
+        """Raise `NoClosedLaw` if there is nothing that obeys a law, or none under this `weight_decay`."""
         kinds = ", ".join(dict.fromkeys(self.kinds))
         if self.degree is None:
             raise NoClosedLaw(

@@ -248,7 +248,7 @@ class ChargeEquation(Formula):
         loss : sympy expression, or a list of them for a method with several fields
         variables : sequence of sympy symbols
             The parameters θ.
-        weights : sequence of numbers, one for each variable, or a square matrix
+        weights : sequence of numbers, shape [variables], or matrix, shape [variables, variables]
             The entries of 1_A, or the diagonal of 𝒜; or the whole 𝒜, symmetric, antisymmetric for a rotation.
         h : symbol or number
             The learning rate.

@@ -444,6 +444,11 @@ class DiagonalSymmetry(_Quadratic):
     exponents : mapping of str to float
         The a of each parameter, not 0.
 
+    Raises
+    ------
+    InvalidCharge
+        If the exponents are not finite numbers other than 0, one for each parameter, or an axis is no such.
+
     References
     ----------
     Du, Hu, Lee 2018, arXiv 1806.00900, for homogeneous activations.

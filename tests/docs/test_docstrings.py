@@ -57,7 +57,8 @@ INNER = {
     "Charge": {
         "conserved", "normaliser", "generator_norm", "moved", "moved_slope", "acted", "drawn", "owners", "norm",
     },
-    "Matrices": {"layout", "combined"},
+    "Matrices": {"layout", "combined", "sides"},
+    "AffineSymmetry": {"count", "form", "lengths", "pairing", "require_law"},
     "Rotation": {"sizes"},
     "Tracker": {"to_xarray"},
     "Study": {"save"},
