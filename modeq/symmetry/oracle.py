@@ -193,7 +193,10 @@ def affine_symmetries(
             break
         sets.append(_gradients(function, draw, generator))
     else:
-        raise InvalidCharge(f"{SETS} sets of points do not suffice: each brings new conditions")
+        raise InvalidCharge(
+            f"{SETS} sets of points do not suffice, as each brings new conditions: give a smaller network, or a `draw` "
+            "whose batches are smooth and of order one"
+        )
     size = function.size
     multiples = torch.einsum("td,ef->tedf", translations, torch.eye(size + 1, dtype=torch.float64))
     others = torch.linalg.qr(unknown.fields(solutions).T)[0].T

@@ -260,6 +260,18 @@ def polynomial_losses(variables: Sequence[sp.Symbol], degree: int = 4) -> "Searc
     Every loss has a positive definite quadratic part, so that gradient methods with small steps contract
     near 0, and terms up to `degree`.
 
+    Parameters
+    ----------
+    variables : sequence of Symbol
+        At least one.
+    degree : int
+        Of the largest monomials, from 1.
+
+    Raises
+    ------
+    InvalidOrder
+        If the degree is no positive integer.
+
     Examples
     --------
     >>> from hypothesis import given

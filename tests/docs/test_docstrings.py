@@ -134,9 +134,9 @@ MEMBERS = members()
 METHODS = {path: found for path, found in MEMBERS.items() if inspect.isfunction(found[0])}
 TOOLS = {
     f"{module.__name__}.{name}": thing
-    for module in (modeq.problems, modeq.plots)
-    for name, thing in vars(module).items()
-    if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
+    for module in (modeq.problems, modeq.plots, modeq.testing)
+    for name, thing in ((name, getattr(module, name)) for name in dir(module))
+    if inspect.isfunction(thing) and f"{thing.__module__}.".startswith(f"{module.__name__}.") and name[0] != "_"
 }
 DOCUMENTED = OBJECTS | TOOLS | {path: member for path, (member, _) in MEMBERS.items()}
 
