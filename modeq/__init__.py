@@ -7,7 +7,7 @@ so that ``import modeq`` loads neither sympy, scipy, torch nor matplotlib.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _PUBLIC = {
     "errors": (

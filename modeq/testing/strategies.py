@@ -271,6 +271,8 @@ def polynomial_losses(variables: Sequence[sp.Symbol], degree: int = 4) -> "Searc
     ------
     InvalidOrder
         If the degree is no positive integer.
+    InvalidSetting
+        If there are no variables, or not all are symbols.
 
     Examples
     --------
@@ -283,6 +285,8 @@ def polynomial_losses(variables: Sequence[sp.Symbol], degree: int = 4) -> "Searc
     """
     st = hypothesis_strategies()
     symbols = tuple(variables)
+    if not symbols or not all(isinstance(variable, sp.Symbol) for variable in symbols):
+        raise InvalidSetting(f"variables is {variables!r}: give one sympy Symbol or more, as sp.symbols('x y')")
     degree = checked_order(degree)
     monomials = [m for m in sp.itermonomials(symbols, degree) if sp.Poly(m, *symbols).total_degree() >= 3]
     monomials.sort(key=sp.default_sort_key)

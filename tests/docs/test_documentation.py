@@ -93,3 +93,10 @@ def test_what_contributors_are_told_to_touch_exists():
     assert len(named) > 15
     installed = Path(modeq.__file__).parents[1]
     assert sorted(name for name in named if not any((where / name).exists() for where in (ROOT, installed))) == []
+
+
+def test_the_version_is_one():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest.groups() == (modeq.__version__, re.search(r"^date-released: (\S+)$", citation, re.MULTILINE)[1])
+    assert re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1] == modeq.__version__
