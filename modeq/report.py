@@ -152,7 +152,9 @@ def _training(results: Results) -> str:
     meaning = "; ".join(f"*{family}*: {_FAMILY_TEXT[family]}" for family in families)
     sentences = "\n".join(f"- {c['explanation']}" for c in t["charges"])
     table = "\n".join(rows)
-    equations = "\n\n".join(f"*{family.capitalize()}*: $${text}$$" for family, text in t["equations"].items())
+    equations = "\n\n".join(
+        f"*{family.replace('_', ' ').capitalize()}*: $${text}$$" for family, text in t["equations"].items()
+    )
     first, last = t["losses"]
     return f"""## The charges through a real training
 

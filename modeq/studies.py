@@ -40,8 +40,6 @@ from modeq.symmetry.projection import project
 from modeq.symmetry.tracking import Tracker, track
 
 NETWORKS: dict[str, Callable[..., torch.nn.Module]] = {"cnn": digits_cnn, "mlp": digits_mlp, "vit": digits_vit}
-# Each entry of a matrix charge is θᵀ𝒜θ, as a rescale is.
-PROJECTED_AS = {"generallinear": "rescale"}
 LAWS = ("discrete", "corrected", "article")
 LARGEST_GROWTH = 1e6  # of the loss, beyond which a training has diverged
 IMAGES = 256  # of the full-batch comparison on the smooth network
@@ -352,7 +350,7 @@ def _train(result: Study) -> None:
         "charges": _charge_rows(tracker),
         "equations": {
             family: project(method_of(settings), family, form="time" if settings.momentum else "field").latex()
-            for family in dict.fromkeys(map(_projected_as, tracker.charges))
+            for family in dict.fromkeys(charge.kind for charge in tracker.charges)
         },
     }
     with torch.no_grad():
@@ -369,11 +367,6 @@ def _train(result: Study) -> None:
             row["discrete_without_epsilon"] = residual
         result.tracker = tracker
     result.results["training"] = record
-
-
-def _projected_as(charge: Any) -> str:
-    name = type(charge).__name__.lower()
-    return PROJECTED_AS.get(name, name)
 
 
 def _run_training(result: Study, module: torch.nn.Module, images: Any, labels: Any) -> list[float]:
