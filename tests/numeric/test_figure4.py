@@ -5,6 +5,8 @@ largest difference in any coordinate at any step. 0.349, 0.0488 and 0.00164 were
 with the setting of the published notebook (danielkunin/neural-mechanics).
 """
 
+import re
+
 import pytest
 import sympy as sp
 
@@ -75,4 +77,4 @@ def test_gradients_alone_give_the_same_phase_space_flow(order, problem):
 
 def test_the_table_names_what_has_no_number(problem):
     table = mq.compare(METHOD, problem, START, h=H, steps=STEPS, forms=["field"]).table()
-    assert "vector field, order 2                  outside its series limit" in table
+    assert re.search(r"vector field, order 2 +outside its series limit", table)

@@ -101,5 +101,5 @@ def test_what_is_refused():
     problem = NETWORKS["softplus regression"]()
     with pytest.raises(mq.InvalidProblem, match="needs a SymbolicProblem or VectorField, .*use 'gradients' or 'autodi"):
         path_derivatives(problem, 1, "lambdify")
-    with pytest.raises(mq.InvalidProblem, match="field is 'magic': give 'auto', 'lambdify', 'autodiff' or 'gradients'"):
+    with pytest.raises(mq.InvalidProblem, match="field is 'magic': choose from auto, lambdify, autodiff, gradients"):
         path_derivatives(problem, 1, "magic")

@@ -382,7 +382,7 @@ def test_equal_differentials_are_added():
     form = state_space_form(mq.HeavyBall(Q(1, 2)).with_weight_decay(lam), order=3)
     below, between = mq.Tree(1, [H_dot]), mq.Tree(0, [mq.Tree(1, [dot])])
     assert is_zero(form[0, below] + form[0, between] - 16 * (52 - 75 * sp.log(2)) / 3)
-    theta = str(form).splitlines()[0]
+    theta = form.text().splitlines()[0]
     assert theta.count("·H g ") == 2  # with h, and with h²λ
     assert " - 16*h**2*lambda*(52 - 75*log(2))/3·H g " in theta
 
