@@ -24,7 +24,7 @@ numbers = fractions(-2, 2, 3)
 nonzero = numbers.filter(bool)
 momenta = fractions(0, Q(19, 20), 20)
 plain_trees = trees(8)
-coloured_trees = trees(8, colours=3)
+coloured_trees = st.one_of(plain_trees, trees(6, colours=3))  # those without colours have twins more often
 
 
 def matrices(rows, columns, entries=numbers):

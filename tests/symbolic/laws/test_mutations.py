@@ -48,6 +48,8 @@ def run(copy, tests):
         "without shrinking",
         "-p",
         "no:cacheprovider",
+        "-n",
+        "0",  # under several workers -x interrupts, which is no verdict
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", *options, *tests]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
