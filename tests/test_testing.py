@@ -194,7 +194,7 @@ def nameless(charges):
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_what_a_construction_implies_is_what_is_found(loss):
-    @settings(max_examples=12)
+    @settings(max_examples=6)
     @given(testing.networks_with_charges(loss=loss))
     def check(pair):
         network, charges = pair

@@ -17,7 +17,7 @@ def cases():
     """By default orders 1, 2, 3; with weight decay, or at momentum 0.99 with its layer of 4300 steps, order 2."""
     for name in registry.METHODS:
         for order in range(1, 6):
-            costs = ("0.99" in name) + bool(registry.method(name).decay)
+            costs = 2 * ("0.99" in name) + bool(registry.method(name).decay)
             default = order <= 3 if costs == 0 else costs == 1 and order == 2
             yield pytest.param(name, order, marks=() if default else pytest.mark.slow, id=f"{name}-{order}")
 

@@ -14,6 +14,7 @@ def script(monkeypatch):
     return phase_space
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_its_table(script, tmp_path, capsys):
     rows = script.main(["--quick", "--out", str(tmp_path)])
     assert (tmp_path / "phase_space.md").read_text(encoding="utf-8") == capsys.readouterr().out

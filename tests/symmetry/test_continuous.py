@@ -138,7 +138,10 @@ def slopes(errors):
     return np.log2(errors[:-1] / errors[1:])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("heavy ball", "nesterov") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
 def test_orders_of_both_variants_along_real_trainings(train, name):
     """Article first order, corrected second, neither more; measured after the start has relaxed."""
     options, published = OPTIMIZERS[name]

@@ -147,7 +147,11 @@ def followed_by_hand(name, dtype, combination, steps=STEPS, every=10):
     return residuals
 
 
-@pytest.mark.parametrize("dtype, steps", [(torch.float64, STEPS), (torch.float32, 300)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, steps",
+    [pytest.param(torch.float64, STEPS, marks=pytest.mark.slow), (torch.float64, 200), (torch.float32, 200)],
+    ids=str,
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_law_is_exact_while_the_hyperparameters_change(name, dtype, steps):
     residuals = tracked(name, dtype, *PLAIN, *PRODUCT, steps=steps)

@@ -76,7 +76,7 @@ def test_mixed_precision_with_a_gradient_scaler(dtype):
     assert max(tracker.residual().values()) < 1e-2
 
 
-@pytest.mark.parametrize("kind", ["data_parallel", "fully_sharded"])
+@pytest.mark.parametrize("kind", ["data_parallel", pytest.param("fully_sharded", marks=pytest.mark.slow)])
 def test_two_processes(kind, tmp_path):
     command = [sys.executable, str(HERE / "distributed_worker.py"), str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

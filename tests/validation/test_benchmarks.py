@@ -26,6 +26,7 @@ def command(monkeypatch):
     return __main__
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_every_case(tmp_path):
     command = [sys.executable, "-m", "validation.benchmarks", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

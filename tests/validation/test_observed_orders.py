@@ -110,6 +110,7 @@ def test_a_network_with_kinks_has_ratios_instead(orders):
     assert "0 of 0" not in page
 
 
+@pytest.mark.slow
 def test_velocity_carries_the_forms_with_kinks(orders, monkeypatch):
     monkeypatch.setattr(orders, "KINKED_FORMS", (("field", 1), ("field", 2), ("time", 2), ("phase", 1)))
     errors = orders.kinked(0.4, 3)["errors"]

@@ -14,6 +14,7 @@ def symmetries(monkeypatch):
     return symmetries
 
 
+@pytest.mark.slow
 def test_a_dry_run(symmetries, tmp_path, capsys):
     assert symmetries.main(["--quick", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "symmetries.json").read_text(encoding="utf-8"))
