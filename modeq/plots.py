@@ -575,8 +575,8 @@ def _longest(vertices: Sequence[int], reads: Mapping[int, Sequence[int]]) -> lis
     before: dict[int, int | None] = {}
     for k in vertices:
         known = [a for a in reads.get(k, ()) if a in length]
-        before[k] = max(known, key=lambda a: length[a], default=None)
-        length[k] = 1 + (0 if before[k] is None else length[before[k]])
+        nearest = max(known, key=lambda a: length[a], default=None)
+        before[k], length[k] = nearest, 1 + (0 if nearest is None else length[nearest])
     path = [max(vertices, key=lambda k: length[k])]
     while (previous := before[path[-1]]) is not None:
         path.append(previous)
@@ -676,7 +676,7 @@ def _network_legend(marks: Sequence[Mapping[str, Any]], size: float) -> list[Any
     handles = []
     for family, colour in FAMILY_COLOURS.items():
         signs = {sign for mark in marks if mark["family"] == family for row in mark["signs"].values() for sign in row}
-        style = {"color": colour, "linewidth": 1.6, "marker": "o", "markersize": 0.6 * size}
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "marker": "o", "markersize": 0.6 * size}
         if signs:
             label = _SIDES.get(family, (family, ""))[0]
             handles.append(Line2D([], [], **style, label=label))

@@ -338,6 +338,7 @@ def _train(result: Study) -> None:
     module = build(settings.seed, dtype=torch.float64)
     before = _largest_curvature(module, images, labels)
     losses = _run_training(result, module, images, labels)
+    assert result.tracker is not None
     tracker = result.tracker
     record: dict[str, Any] = {
         "network": settings.network,
@@ -358,7 +359,8 @@ def _train(result: Study) -> None:
         module.eval()
         record["test_accuracy"] = float((module(test_images).argmax(1) == test_labels).double().mean())
     module = build(settings.seed, dtype=torch.float64)
-    if norms := [layer for layer in module.modules() if hasattr(layer, "eps")]:
+    norms: list[Any] = [layer for layer in module.modules() if hasattr(layer, "eps")]
+    if norms:
         # The same training with a vanishing ε, where the scale symmetry is exact.
         for layer in norms:
             layer.eps = 1e-30
@@ -447,4 +449,4 @@ def _draw_trajectories(comparisons: dict[str, Comparison]) -> Figure:
 def _draw_charges(tracker: Tracker) -> Figure:
     """One charge of each family."""
     families = {type(charge).__name__: charge.name for charge in reversed(tracker.charges)}
-    return tracker.plot(list(families.values()))  # type: ignore[no-any-return]
+    return tracker.plot(list(families.values()))

@@ -63,7 +63,7 @@ def run(options: dict[str, Any]) -> int:
     lines = _on_loss(equation, options) if options["loss"] is not None else {str(equation): equation.latex()}
     limits = {f"{kind}_limit": _limit(method, kind) for kind in ("series", "stability")}
     if options["json"]:
-        record = {"method": repr(method), "equations": list(lines), "latex": list(lines.values())}
+        record: dict[str, Any] = {"method": repr(method), "equations": list(lines), "latex": list(lines.values())}
         record |= {"coefficients": _coefficients(equation), "start": start}
         record |= {name: None if limit is None else str(limit) for name, limit in limits.items()}
         print_json({"settings": {"command": "derive", **options}, **record})

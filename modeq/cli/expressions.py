@@ -1,12 +1,13 @@
 """A loss as it is typed: arithmetic and functions of sympy, with exact numbers, and nothing that runs."""
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from modeq.errors import InvalidSetting, choice
 
 FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asinh", "atan", "Abs")
-_OPERATIONS = {
+_OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,

@@ -40,7 +40,8 @@ def _run(arguments: list[str]) -> int:
     options = _read(arguments)
     run, usage, kept = (options.pop(name) for name in ("run", "usage", "kept"))
     try:
-        return run(options)
+        code: int = run(options)
+        return code
     except ModeqError as error:
         tell(f"modeq: {error}")
         return USAGE if isinstance(error, usage) else FAILED

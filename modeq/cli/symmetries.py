@@ -2,10 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeq.cli.shared import DONE, FAILED, add_command, print_json, tell, use_one_thread
 from modeq.errors import InvalidCharge, InvalidSetting, choice
+
+if TYPE_CHECKING:
+    from modeq.symmetry.verification import Verified
 
 MEASURED = ("gradient", "predicted", "unexplained", "hessian", "action", "left_out")  # of a charge
 
@@ -70,7 +73,7 @@ def run(options: dict[str, Any]) -> int:
     return FAILED if failed else DONE
 
 
-def _up_to_epsilon(entry: Any) -> bool:
+def _up_to_epsilon(entry: "Verified") -> bool:
     """Whether a charge misses by what the norms' ε predict; where nothing is predicted, by little."""
     return entry.explained() if math.isfinite(entry.predicted) else max(entry.gradient, entry.action) <= 1e-2
 

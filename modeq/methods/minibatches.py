@@ -1,7 +1,7 @@
 """Epochs of minibatches: one pass of a method over m batches, each a field of its own."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import sympy as sp
 
@@ -104,6 +104,10 @@ class EpochMethod(GeneralLinearMethod):
         return epoch_in_order(self.method.subs(*substitution), self.batches)
 
 
+@overload
+def Epoch(method: GeneralLinearMethod, batches: int) -> EpochMethod: ...
+@overload
+def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | UnlistedEpoch: ...
 def Epoch(method: GeneralLinearMethod, batches: Any) -> EpochMethod | UnlistedEpoch:
     """Return one pass of a method over m minibatches, in order; each batch is a colour.
 

@@ -1,6 +1,6 @@
 """What vectors of numpy and of torch have in common, so that one formula serves both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def vector(theta: Any) -> Any:
     return theta if isinstance(theta, torch.Tensor) else np.asarray(theta, dtype=np.float64)
 
 
-def combination(weights: Sequence[float], vectors: Sequence[Any]) -> Any:
+def combination(weights: Iterable[float], vectors: Sequence[Any]) -> Any:
     """Return Σ w_k v_k with one vector of memory; terms of weight 0 are not touched.
 
     Examples

@@ -159,7 +159,7 @@ def law_entry(
         y = flowed.y[: _finite_points(flowed.y)]
         flowed = Trajectory(flowed.t[: len(y)], y, flowed.nfev, flowed.status, flowed.message, flowed.name)
         errors = step_errors(flowed, iterates)
-        whole = {"error": np.max(errors), "late_error": np.max(errors[len(errors) // 2 :])}
+        whole: dict[str, Any] = {"error": np.max(errors), "late_error": np.max(errors[len(errors) // 2 :])}
         recorded = _thinned(flowed, run.every, len(iterates.y))
         return {**_arrays(recorded), **_measured(run.problem, recorded), **whole}
 
@@ -205,9 +205,9 @@ def _flowed(
         if form == "exact":
             return _exact(run, method, time)
         equation = DERIVE[form](method, order)
-        known = h_curvature is not None and run.batches is None
-        if known and has_series_limit(equation):
-            require_series_limit(method, run.problem, run.theta, run.h, curvature=h_curvature / run.h)
+        known = h_curvature if run.batches is None else None
+        if known is not None and has_series_limit(equation):
+            require_series_limit(method, run.problem, run.theta, run.h, curvature=known / run.h)
         if run.batches is not None:
             _require_law_of_batches(equation)
         return flow(
@@ -218,7 +218,7 @@ def _flowed(
             time=time,
             field=run.field if form == "field" or form in PHASE_SPACE else "auto",
             initial_layer=form != "rest",
-            series_limit=not known,
+            series_limit=known is None,
             check=False,
             batches=run.batches,
             checkpoint=folder,

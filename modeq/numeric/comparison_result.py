@@ -44,7 +44,7 @@ class Comparison(Tabular):
     steps: int
     iterates: dict[str, Trajectory]
     entries: tuple[Entry, ...]
-    problem: Problem | None = None
+    problem: Problem
     losses: dict[str, Vector | None] = field(default_factory=dict)
     gradient_norms: dict[str, Vector] = field(default_factory=dict)
     curvature: dict[str, CurvatureAlong] = field(default_factory=dict)
@@ -247,7 +247,7 @@ class Comparison(Tabular):
             )
         curves = {e.title: e.trajectory.y for e in self.entries if e.method == name and e.trajectory is not None}
         surface = _surface(self.problem, np.vstack([points, *curves.values()]))
-        labels = [self.problem.label(index) for index in (0, 1)]
+        labels = (self.problem.label(0), self.problem.label(1))
         return plots.plot_plane(curves, points=points, ax=ax, surface=surface, labels=labels, **kwargs)
 
     def _chosen(self, method: Any) -> list[str]:

@@ -81,7 +81,8 @@ def _distinct(vectors: Sequence[Vector]) -> tuple[list[Vector], list[int]]:
 @lru_cache
 def _lines(numbers: tuple[int, ...]) -> dict[tuple[int, ...], sp.Rational]:
     """The coefficients of each line in terms of the distinct vectors, and its weight in the polarisation."""
-    k, lines = len(numbers), {}
+    k = len(numbers)
+    lines: dict[tuple[int, ...], sp.Rational] = {}
     for signs in product((1, -1), repeat=k - 1):
         coefficients = [0] * (max(numbers) + 1)
         for sign, number in zip((1, *signs), numbers, strict=True):

@@ -73,20 +73,16 @@ def modified_field(
     [-2.1]
     """
     require_field_name(field)
-    expected = isinstance(equation, ExpectedEquation)
-    if expected:
-        equation.require_numbers()
-    else:
-        equation.method.require_numbers()
+    (equation if isinstance(equation, ExpectedEquation) else equation.method).require_numbers()
     if field == "auto":
-        alone = not expected and equation.method.queries_at_parameters
+        alone = not isinstance(equation, ExpectedEquation) and equation.method.queries_at_parameters
         field = "lambdify" if isinstance(problem, WrittenOut) else "gradients" if alone else "autodiff"
-    if field == "gradients" and expected:
-        raise InvalidProblem(f"field is 'gradients': {equation!r} takes 'lambdify' or 'autodiff'")
     if field == "lambdify":
         return _written_out(equation, problem, h)
     if field == "autodiff":
         return SeriesField(equation, problem, h)
+    if isinstance(equation, ExpectedEquation):
+        raise InvalidProblem(f"field is 'gradients': {equation!r} takes 'lambdify' or 'autodiff'")
     return GradientsOnlyField(equation.method, equation.order, problem, h)
 
 
@@ -171,7 +167,11 @@ class SeriesField:
 
     def __init__(self, series: BSeries, problem: Problem, h: float) -> None:
         self._expected = isinstance(series, ExpectedEquation)
-        self._fields = MeanAndDeviations(series, problem) if self._expected else ColourFields(series, problem)
+        self._fields = (
+            MeanAndDeviations(series, problem)
+            if isinstance(series, ExpectedEquation)
+            else ColourFields(series, problem)
+        )
         self._weights = {
             tree: h ** (tree.order - series.offset) * float(value / tree.symmetry)
             for tree, value in series.coefficients.items()

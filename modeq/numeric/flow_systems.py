@@ -98,6 +98,7 @@ def first_order_system(
     if isinstance(form, TimeDerivativeForm):
         start, name = _time_derivative_start(form, problem, theta, settings), "time-derivative form"
     elif isinstance(form, StateSpaceForm):
+        assert isinstance(right, StateSpaceField)
         start, name = right.start(theta, settings.buffers), "state-space form"
     else:
         power = form.order - 1 if settings.initial_layer is True else int(settings.initial_layer)

@@ -155,6 +155,7 @@ def flow(
         if keys is None:
             trajectory = _one_field(form, problem, theta, time, settings, atol, budget, series_limit, kept)
         else:
+            assert not isinstance(form, ExpectedEquation | ScheduledForm)  # batch_keys refuses them
             steps = whole_steps(h, time)
             if series_limit and has_series_limit(form):
                 require_series_limit(form.method, problem.of_batch(keys[0]), theta, h)
@@ -186,8 +187,11 @@ def _one_field(
     checkpoint: Checkpoint | None,
 ) -> Trajectory:
     """The flow of the whole field."""
-    expected = isinstance(form, ExpectedEquation)
-    method, steps = (form.epoch.method, form.batches) if expected else (form.method, form.method.steps)
+    if isinstance(form, ExpectedEquation):
+        assert form.epoch is not None
+        method, steps = form.epoch.method, form.batches
+    else:
+        method, steps = form.method, form.method.steps
     h = settings.h
     if series_limit and has_series_limit(form):
         require_series_limit(method, problem, theta, h, epoch=steps > 1)

@@ -88,8 +88,10 @@ def iterate(
     theta = start_on(problem, start)
     every = whole(every, "every", least=1)
     batches = problem.checked_batches(batches)
-    run = _iterate_torch if isinstance(problem, TorchProblem) and method.sgd is not None else _iterate_method
-    trajectory = run(method, problem, theta, rates, batches, every)
+    if isinstance(problem, TorchProblem) and method.sgd is not None:
+        trajectory = _iterate_torch(method, problem, theta, rates, batches, every)
+    else:
+        trajectory = _iterate_method(method, problem, theta, rates, batches, every)
     return trajectory.checked() if check else trajectory
 
 

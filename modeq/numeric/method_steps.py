@@ -1,6 +1,6 @@
 """Step by step: a general linear method on a field, in numpy or in torch, and torch.optim.SGD on a module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,10 +139,7 @@ class MethodSteps:
         if h != self.h:
             self._change_rate(h / self.h)
             self.h = h
-        if isinstance(self.X, list):
-            F, X = self._listed(n)
-        else:
-            F, X = self._stacked(n)
+        F, X = self._listed(n) if isinstance(self.X, list) else self._stacked(n)
         if not all(bool(namespace(x).isfinite(x).all()) for x in ([X] if isinstance(X, np.ndarray) else X)):
             self._diagnose(F, X)
         self.X = X
@@ -171,7 +168,7 @@ class MethodSteps:
         done = [j for j in range(len(F)) if self.D[i, j] != 0]
         return self._row(self.C[i], self.X, self.D[i, done], [F[j] for j in done])
 
-    def _row(self, weights: Vector, X: Any, of_fields: Sequence[float] = (), F: Sequence[Any] = ()) -> Any:
+    def _row(self, weights: Vector, X: Any, of_fields: Iterable[float] = (), F: Sequence[Any] = ()) -> Any:
         """Σ w_k X_k + h Σ v_j F_j."""
         if isinstance(X, np.ndarray) and not len(F):
             return weights @ X
@@ -208,7 +205,7 @@ class TorchSteps:
         self, method: GeneralLinearMethod, problem: TorchProblem, theta: Vector, batches: Sequence[Any] | None, h: float
     ) -> None:
         assert method.sgd is not None
-        options = {key: value if isinstance(value, bool) else float(value) for key, value in method.sgd.items()}
+        options: dict[str, Any] = {k: v if isinstance(v, bool) else float(v) for k, v in method.sgd.items()}
         self.problem, self.batches, self.gradients = problem, batches, 0
         self.module = problem.torch_module(theta)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]

@@ -102,7 +102,8 @@ def minibatch_flow(
         n += len(rows)
         if checkpoint is not None and status == Status.DONE:
             checkpoint.append(len(points) - 2, y=rows, u=as_numbers(u), nfev=walk.evaluations)
-    return Trajectory(h * np.arange(n + 1), np.concatenate(points), walk.evaluations, status, message, first.name)
+    times = h * np.arange(n + 1, dtype=np.float64)
+    return Trajectory(times, np.concatenate(points), walk.evaluations, status, message, first.name)
 
 
 @dataclass

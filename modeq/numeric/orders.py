@@ -16,7 +16,8 @@ from modeq.numeric.colours import is_game
 from modeq.numeric.comparison import DERIVE, PHASE_SPACE, FormName, step_errors
 from modeq.numeric.curvature import curvature_seen, require_series_limit
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer, flow, has_series_limit
+from modeq.numeric.flow_settings import Layer, has_series_limit
+from modeq.numeric.flows import flow
 from modeq.numeric.iteration import iterate
 from modeq.numeric.protocol import Problem, positive, start_on, whole
 from modeq.symbolic.equation import modified_equation
@@ -222,7 +223,8 @@ def observed_order(
     expected = expected_order(method, order, initial_layer=initial_layer, form=form)
     layer = initial_layer if form != "rest" else False
     sharp_flow = partial(flow, equation, field=field, initial_layer=layer, rtol=1e-13, atol=1e-15, series_limit=False)
-    errors, scale = [], 0.0
+    errors: list[float] = []
+    scale = 0.0
     for h in sizes:
         if chosen_here and len(errors) > 2 and errors[-1] < 2**expected * 10 * _NOISE * scale:
             break
@@ -324,8 +326,8 @@ def expected_order(
         layer = initial_layer_of(method, included + 1)
         found = [tree.order for tree, value in layer.items() if tree.order > included and value != 0]
         for size in range(order + 1, search + 1):  # one by one: with many fields the trees soon are too many
-            terms = modified_equation(method, size).items()
-            if any(tree.order == size and value != 0 for tree, value in terms):
+            equation = modified_equation(method, size)
+            if any(tree.order == size and value != 0 for tree, value in equation.items()):
                 found.append(size - 1)
                 break
     if not found:

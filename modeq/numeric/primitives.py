@@ -38,7 +38,7 @@ class Elementary(TorchFunctionMode):
         return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
 
 
-def _centred(x: Tensor, axes: Sequence[int], eps: float) -> Tensor:
+def _centred(x: Tensor, axes: list[int], eps: float) -> Tensor:
     """(x − mean)/√(variance + ε) over the axes."""
     shifted = x - x.mean(axes, keepdim=True)
     return shifted * ((shifted * shifted).mean(axes, keepdim=True) + eps).rsqrt()
@@ -185,7 +185,7 @@ def _multi_head_attention(*args: Any, need_weights: bool = True, **kwargs: Any) 
     # Where the weights are asked for, torch's own code computes them with a softmax of a product.
     if kwargs.get("is_causal") and kwargs.get("attn_mask") is None:
         kwargs["is_causal"] = False
-    output, weights = F.multi_head_attention_forward(*args, need_weights=True, **kwargs)
+    output, weights = F.multi_head_attention_forward(*args, **{**kwargs, "need_weights": True})
     return output, weights if need_weights else None
 
 
@@ -194,7 +194,8 @@ def _reduced(losses: Tensor, reduction: str, weight: Tensor | None = None) -> Te
         losses = losses * weight
         if reduction == "mean":
             return losses.sum() / weight.expand_as(losses).sum()
-    return {"mean": losses.mean, "sum": losses.sum, "none": losses.clone}[reduction]()
+    reductions: dict[str, Callable[[], Tensor]] = {"mean": losses.mean, "sum": losses.sum, "none": losses.clone}
+    return reductions[reduction]()
 
 
 def _mse_loss(

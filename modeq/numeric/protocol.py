@@ -177,7 +177,7 @@ def time_grid(h: float, time: float) -> Vector:
     """
     if time / h > 1e8:
         raise InvalidProblem(f"time/h is {time / h:.3g} steps, too many to store: take a larger h or a shorter time")
-    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1)
+    times = h * np.arange(int(np.floor(time / h * (1 + 1e-12))) + 1, dtype=np.float64)
     return np.append(times, time) if time - times[-1] > 1e-9 * h else times
 
 

@@ -67,7 +67,7 @@ def sample_iterates(
     method.require_numbers()
     require_batches(problem)
     h, steps, paths = positive(h, "h"), whole(steps, "steps", least=1), whole(paths, "paths", least=1)
-    recorder = Recorder(h * np.arange(steps + 1), whole(every, "every", least=1), str(method))
+    recorder = Recorder(h * np.arange(steps + 1, dtype=np.float64), whole(every, "every", least=1), str(method))
     drawn = _choices(steps, paths, problem.parts, rng, choices)
     theta = start_on(problem, start)
     if isinstance(problem, WrittenOut) and method.is_explicit:
@@ -75,7 +75,8 @@ def sample_iterates(
         return recorder.paths()
     points = []
     for path in drawn.T.tolist():
-        batches = [problem.batches[k] for k in path] if isinstance(problem, TorchProblem) else path
+        kept = problem.batches if isinstance(problem, TorchProblem) else None
+        batches = path if kept is None else [kept[k] for k in path]
         points.append(iterate(method, problem, theta, h=h, steps=steps, batches=batches, check=False).y)
     for n in range(steps + 1):
         recorder(n, np.array([y[n] if n < len(y) else np.full(theta.size, np.nan) for y in points]).T)
@@ -111,7 +112,7 @@ def _sample_all(
     with np.errstate(over="ignore", invalid="ignore"):
         for n, chosen in enumerate(drawn):
             F = np.zeros((method.query_count, theta.size, paths))
-            for i in method.query_order:
+            for i in method.query_order or ():
                 query = np.tensordot(C[i], X, 1) + h * np.tensordot(D[i], F, 1)
                 F[i] = value(method.colours[i], query, chosen)
             X = np.tensordot(A, X, 1) + h * np.tensordot(B, F, 1)

@@ -11,7 +11,7 @@ from modeq.numeric.fields import series_value
 from modeq.numeric.integration import System
 from modeq.numeric.protocol import Problem, Vector
 from modeq.symbolic.scheduled import scheduled_time_derivative_form
-from modeq.symbolic.scheduled_forms import Factor, ScheduledEquation, ScheduledForm, ScheduledTimeDerivativeForm
+from modeq.symbolic.scheduled_forms import Factor, ScheduledForm, ScheduledTimeDerivativeForm
 
 TimeDependent = Callable[[float, Vector], Vector]
 
@@ -106,7 +106,7 @@ def _require_finite_slope(form: ScheduledForm, slope: Factor, times: Vector) -> 
         )
 
 
-def _others(form: ScheduledEquation) -> str:
+def _others(form: ScheduledForm) -> str:
     """Which other forms of the method mean something outside of the series limit."""
     try:
         scheduled_time_derivative_form(form.method, form.schedule, form.t).autonomous.require_well_posed()
@@ -116,7 +116,7 @@ def _others(form: ScheduledEquation) -> str:
 
 
 def _vector_field(
-    form: ScheduledEquation,
+    form: ScheduledForm,
     problem: Problem,
     theta: Vector,
     h: float,

@@ -108,7 +108,7 @@ def simulate(
     times = time_grid(h, positive(time, "time"))
     power = _layer_power(initial_layer, equation.order)
     normal = _normal_numbers((len(times) - 1) * substeps, paths, problem.parts, rng, increments)
-    mean = problem if isinstance(problem, WrittenOut) else _MeanOfBatches(problem)
+    mean: Any = problem if isinstance(problem, WrittenOut) else _MeanOfBatches(problem)
     theta = start_on(problem, start)
     if series_limit and equation.order > 1:
         _require_series_limit(equation, mean, theta, h)

@@ -2,7 +2,7 @@
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,6 +185,7 @@ def _checked(function: Any, cases: Any, executor: Any) -> tuple[Any, ...]:
 
 
 Outcome = tuple[str, Any]  # ("done", result), ("failed", Failure)
+Outcomes = Generator[tuple[int, Outcome], None, None]
 
 
 def _member(function: Callable[..., Any], case: Any) -> Outcome:
@@ -199,14 +200,12 @@ def _failure(error: BaseException) -> Failure:
     return Failure(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
-def _in_turn(function: Callable[..., Any], cases: Sequence[Any], left: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+def _in_turn(function: Callable[..., Any], cases: Sequence[Any], left: Sequence[int]) -> Outcomes:
     for number in left:
         yield number, _member(function, cases[number])
 
 
-def _submitted(
-    executor: Any, function: Callable[..., Any], cases: Sequence[Any], left: Sequence[int]
-) -> Iterator[tuple[int, Outcome]]:
+def _submitted(executor: Any, function: Callable[..., Any], cases: Sequence[Any], left: Sequence[int]) -> Outcomes:
     """The outcomes as they finish; those that have not begun are cancelled if nobody waits for them any more."""
     futures: dict[Any, int] = {}
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,23 @@ class WrittenOut(Formulas):
     default_start : the numbers to start at if no start is given, or None
     """
 
-    variables: tuple[sp.Symbol, ...]
-    part_expressions: tuple[Expressions, ...]
-    field_expressions: Expressions
+    variables: Sequence[sp.Symbol]
     default_start: Any
+
+    @property
+    def part_expressions(self) -> tuple[Expressions, ...]:
+        """The components of each part of the field."""
+        raise NotImplementedError
+
+    @property
+    def field_expressions(self) -> Expressions:
+        """The components of the whole field."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        """The problem as it is written in Python, in full."""
+        raise NotImplementedError
 
     @property
     def size(self) -> int:
@@ -102,11 +115,10 @@ class WrittenOut(Formulas):
         cache = self.__dict__.setdefault("_derivatives", {})
         if (count, part) not in cache:
             expressions = self.field_expressions if part is None else self.part_expressions[part]
-            names = [[sp.Dummy(f"v{k}_{i}") for i in range(self.size)] for k in range(count)]
+            names = [tuple(sp.Dummy(f"v{k}_{i}") for i in range(self.size)) for k in range(count)]
             differentials = ExplicitDifferentials([expressions], self.variables)
             components = [
-                differentials.multilinear(lambda axes, i=i: differentials.derivative(0, i, axes), names)
-                for i in range(self.size)
+                differentials.multilinear(partial(differentials.derivative, 0, i), names) for i in range(self.size)
             ]
             cache[count, part] = compiled([list(self.variables), *names], components)
         return cache[count, part]
@@ -159,7 +171,7 @@ class SymbolicProblem(WrittenOut):
     """
 
     loss_expression: sp.Expr
-    variables: tuple[sp.Symbol, ...]
+    variables: Sequence[sp.Symbol]
     losses: Expressions = field(init=False, default=())
     default_start: Any = field(default=None, kw_only=True, compare=False)
 
@@ -276,9 +288,9 @@ class VectorField(WrittenOut):
     ([-2.0, 1.0], [0.0, 1.0])
     """
 
-    components: Expressions
-    variables: tuple[sp.Symbol, ...]
-    players: tuple[tuple[sp.Symbol, ...], ...] | None = None
+    components: Sequence[sp.Expr]
+    variables: Sequence[sp.Symbol]
+    players: Sequence[Sequence[sp.Symbol]] | None = None
     default_start: Any = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
@@ -325,13 +337,13 @@ class VectorField(WrittenOut):
     @property
     def field_expressions(self) -> Expressions:
         """The components."""
-        return self.components
+        return tuple(self.components)
 
     @cached_property
     def part_expressions(self) -> tuple[Expressions, ...]:
         """The components of each player, 0 in the variables of the others; of the whole field without players."""
         if self.players is None:
-            return (self.components,)
+            return (self.field_expressions,)
         pairs = list(zip(self.variables, self.components, strict=True))
         return tuple(tuple(c if v in group else sp.Integer(0) for v, c in pairs) for group in self.players)
 

@@ -215,7 +215,7 @@ class TorchProblem:
                 with Elementary():
                     return self.loss_tensor(point, inputs, targets)
 
-            function = grad(loss)
+            function: Callable[[torch.Tensor], torch.Tensor] = grad(loss)
             for direction in directions:
                 function = _directional(function, direction)
             return -function(flat)
@@ -257,7 +257,8 @@ class TorchProblem:
         """The function of a batch, or of the full data: in chunks, with weights and in float64 if asked for."""
         if batch is not None or self.chunk is None:
             return function(*self.data(batch))
-        count, total = len(self.targets), 0.0
+        count = len(self.targets)
+        total: Any = 0.0
         for first in tqdm(range(0, count, self.chunk), "full data", disable=None, leave=False, delay=2):
             last = min(first + self.chunk, count)
             total = total + function(*self.data(slice(first, last))).to(torch.float64) * ((last - first) / count)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +98,15 @@ class Charge:
         self.count(found)
         return found
 
+    @property
+    def _along_axes(self) -> tuple[Member, ...]:
+        """The members; those of a family of matrices are factors, and its methods others."""
+        return cast(tuple[Member, ...], self.members)
+
     def count(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the number of generators for tensors of these shapes; raises `InvalidCharge`."""
         owner = f"charge {self.name!r}"
-        found = [(m.parameter, m.generators(tensors[m.parameter].shape, owner)) for m in self.members]
+        found = [(m.parameter, m.generators(tensors[m.parameter].shape, owner)) for m in self._along_axes]
         counts = dict(found)
         if len({number for _, number in found}) > 1:
             raise InvalidCharge(
@@ -150,7 +155,7 @@ class Charge:
 
     def _rates(self, like: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
         rates: dict[str, Tensor] = {}
-        for member in self.members:
+        for member in self._along_axes:
             rate = member.sign * member.spread(coefficients, like[member.parameter])
             rates[member.parameter] = rates[member.parameter] + rate if member.parameter in rates else rate
         return rates
@@ -164,7 +169,7 @@ class Charge:
         return self._total(lambda m: x[m.parameter].double().square()).sqrt()
 
     def _total(self, term: Any, signed: bool = False) -> Tensor:
-        parts: Iterator[Tensor] = (m.reduce(term(m)) * (m.sign if signed else 1) for m in self.members)
+        parts: Iterator[Tensor] = (m.reduce(term(m)) * (m.sign if signed else 1) for m in self._along_axes)
         return torch.stack(list(parts)).sum(0)
 
     def renamed(self, name: str) -> "Charge":

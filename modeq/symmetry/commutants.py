@@ -55,7 +55,7 @@ def commutant(forms: Array, *, antisymmetric: bool = False) -> tuple[Sparse, ...
         return None
     found: list[Array] = []
     for p, q in product(sorted(set(map(len, parts))), repeat=2):
-        pairs = [pair for pair in product(parts, repeat=2) if tuple(map(len, pair)) == (p, q)]
+        pairs = [(a, b) for a, b in product(parts, repeat=2) if (len(a), len(b)) == (p, q)]
         for (one, other), solutions in zip(pairs, _intertwining(both, pairs), strict=True):
             for solution in solutions:
                 whole = np.zeros((size, size))
@@ -68,7 +68,7 @@ def commutant(forms: Array, *, antisymmetric: bool = False) -> tuple[Sparse, ...
     )
 
 
-def _intertwining(forms: Array, pairs: list[tuple[Array, Array]]) -> Iterator[Array]:
+def _intertwining(forms: Array, pairs: list[tuple[Any, Any]]) -> Iterator[Array]:
     """For each pair of parts of one size a basis of the X with C_one·X = X·C_other for all forms C, in reduced form."""
     ones, others = (np.array([pair[k] for pair in pairs]) for k in (0, 1))
     p, q = ones.shape[1], others.shape[1]
@@ -112,5 +112,6 @@ def _independent(matrices: list[Array]) -> list[Sparse]:
     if len(rows) and np.linalg.matrix_rank(rows, tol=1e-6) < len(rows):
         rows = _reduced(rows)
     size = matrices[0].shape[0] if matrices else 0
-    places = [np.flatnonzero(np.abs(row) > 1e-6).tolist() for row in rows]
-    return [tuple((i // size, i % size, float(row[i])) for i in place) for row, place in zip(rows, places, strict=True)]
+    return [
+        tuple((i // size, i % size, float(row[i])) for i in np.flatnonzero(np.abs(row) > 1e-6).tolist()) for row in rows
+    ]

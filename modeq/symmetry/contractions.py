@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def contracted(spaces: Spaces, one: Operand, other: Operand, out: str) -> tuple[
 
 def _kept(leg: Leg, shape: list[int], beside: list[int]) -> Leg | None:
     """A leg that is not summed over, on the result, whose entries differ along the axes of the other factor."""
-    first = (*[slice(None)] * len(shape), *[0] * (leg.position.dim() - len(shape)))
+    first: tuple[slice | int, ...] = (*[slice(None)] * len(shape), *[0] * (leg.position.dim() - len(shape)))
     position = leg.position[first]
     spread = position.reshape(*position.shape, *[1] * (leg.position.dim() - len(shape)))
     if not leg.plain or varies(torch.sub(*together(leg.position, spread)), range(len(shape))):
@@ -194,6 +195,7 @@ def _images(leg: Leg, shared: list[int], seed: int) -> tuple[Tensor, list[NDArra
         for (_, factors), own in zip(terms, slots[:, place], strict=True):
             sums = np.einsum("mp,pe->me", weights, factors[place].numpy())
             column = np.searchsorted(row.numpy(), own.numpy())
-            np.add.at(image, (slice(None), np.arange(length), column), sums)
+            entries: Any = (slice(None), np.arange(length), column)
+            np.add.at(image, entries, sums)
         found.append(image)
     return torch.stack(listed), found

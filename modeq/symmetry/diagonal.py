@@ -7,7 +7,7 @@ forces them to 0. Each solution is a scale or rescale symmetry, and there is no 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,8 +136,9 @@ class DiagonalRelations:
         if all(value is None for value in inputs):
             return None
         if name == "getitem":
-            found = of(node.args[0])
-            return found[node.args[1]] if isinstance(found, list | tuple) else found
+            source, position = cast(tuple[Any, Any], node.args)
+            found = of(source)
+            return found[position] if isinstance(found, list | tuple) else found
         rule: Callable[..., Any] | None = getattr(self, f"_{name.lstrip('_')}", None)
         if rule is not None and name not in _BREAKING:
             return rule(node, of)
@@ -223,7 +224,7 @@ class DiagonalRelations:
         if name in ("contiguous", "clone", "alias"):
             return part
         if name in ("t", "numpy_T", "mT") or (
-            name in ("transpose", "swapaxes") and {int(d) % 2 for d in node.args[1:3]} == {0, 1}
+            name in ("transpose", "swapaxes") and {d % 2 for d in cast(tuple[int, ...], node.args[1:3])} == {0, 1}
         ):
             return replace(part, shape=part.shape[::-1], swapped=not part.swapped)
         axis = 1 if part.swapped else 0
@@ -362,7 +363,7 @@ class DiagonalRelations:
 
     def _conv(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
         x, weight, bias = node.args[0], node.args[1], node.args[2] if len(node.args) > 2 else None
-        groups = node.args[6] if len(node.args) > 6 else 1
+        groups = cast(int, node.args[6]) if len(node.args) > 6 else 1
         part, ids = of(weight), self._ids(of(x), x)
         assert ids is not None
         channels = self._equal_along(ids, [0, *range(2, ids.dim())]).reshape(-1).numpy()
@@ -374,7 +375,6 @@ class DiagonalRelations:
         outputs, width = part.shape[0], part.shape[1]
         if operation(node).startswith("conv_transpose"):
             outputs, width, part = width, outputs, replace(part, swapped=True)
-            groups = node.args[6] if len(node.args) > 6 else 1
             if groups != 1:
                 self._vanish(ids)
                 self._vanish(part)
@@ -383,12 +383,12 @@ class DiagonalRelations:
         if groups == 1:
             out = self._contract(torch.from_numpy(channels), width, part, outputs)
         elif part.frozen:
-            grouped = channels.reshape(int(groups), -1)
+            grouped = channels.reshape(groups, -1)
             self.scales.equate(grouped, 1, grouped[:, :1])
-            out = np.repeat(grouped[:, 0], outputs // int(groups))
+            out = np.repeat(grouped[:, 0], outputs // groups)
         else:
             out = self.scales.fresh(outputs)
-            group = np.arange(outputs) // (outputs // int(groups))
+            group = np.arange(outputs) // (outputs // groups)
             inner = channels[group[:, None] * width + np.arange(width)[None]]
             if self._earlier(part) is not None:
                 self.scales.vanish(channels)
@@ -408,7 +408,7 @@ class DiagonalRelations:
     # --- sums, products, powers ---------------------------------------------------------------------------------------
 
     def _add(self, node: Node, of: Callable[[Any], Any]) -> Tensor | None:
-        a, b = node.args[0], node.args[1]
+        a, b = cast(tuple[Any, Any], node.args[:2])
         one, other = self._ids(of(a), a), self._ids(of(b), b)
         if one is None or other is None:  # a number
             number, node_in = (b, a) if other is None else (a, b)
@@ -571,7 +571,7 @@ class DiagonalRelations:
         kept = len(shape) == len(source)
         dims = [d for d in range(len(source)) if source[d] != 1 and (not shape or (kept and shape[d] == 1))]
         if shape and not kept:
-            named = next((a for a in node.args[1:] if isinstance(a, int | list | tuple) and a != []), None)
+            named: Any = next((a for a in node.args[1:] if isinstance(a, int | list | tuple) and a != []), None)
             if named is None or (operation(node) in ("linalg_vector_norm", "norm") and len(node.args) > 2):
                 named = node.args[2] if len(node.args) > 2 else None
             if named is None:
@@ -714,7 +714,7 @@ class DiagonalRelations:
 
     def _scales_with_its_gradient(self, part: Part, node: Node) -> bool:
         """Whether the gradient of a table is its derivative: it is not where divided by counts, or on a padding row."""
-        padding, by_counts = (*node.args[2:4], *[None] * 2)[:2]
+        padding, by_counts = cast(tuple[int | None, Any], (*node.args[2:4], *[None] * 2)[:2])
         if padding is None or padding == -1:
             return not by_counts
         return not by_counts and not bool(self.traced.values[part.name][padding].any())

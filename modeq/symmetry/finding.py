@@ -15,6 +15,7 @@ from modeq.symmetry.diagonal import DiagonalRelations
 from modeq.symmetry.found import Charges, Epsilon, Found, axis_of
 from modeq.symmetry.graph import network_graph
 from modeq.symmetry.matrix_finding import matrix_charges
+from modeq.symmetry.members import Axis
 from modeq.symmetry.shapes import operation, shape_of
 from modeq.symmetry.traced import Traced, trace
 from modeq.symmetry.translations import translations
@@ -304,7 +305,8 @@ def _charge(
     if not _uniform(signature) and len(exponents_of) < len(signature):
         return f"{names} with exponents {[list(exponents) for _, _, exponents, _ in signature]}"
     signs = [_sign(action) for action in actions]
-    incoming, outgoing = {}, {}
+    incoming: dict[str, Axis] = {}
+    outgoing: dict[str, Axis] = {}
     for name, axis, exponents, _ in signature:
         for exponent in exponents:
             moved = [

@@ -231,4 +231,4 @@ def axis_of(axis: int | None, rows: list[list[int]], shape: tuple[int, ...]) -> 
     pieces = [list(range(k * width, (k + 1) * width)) for k in range(len(rows))]
     if axis is not None and rows == pieces and width * len(rows) == length:
         return (axis, len(rows))
-    return (axis, tuple(map(tuple, rows)))  # type: ignore[return-value]
+    return (axis, tuple(map(tuple, rows)))

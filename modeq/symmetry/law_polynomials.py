@@ -58,7 +58,8 @@ def generators(laws: Sequence[Law], one: int, degree: int, field: PrimeField) ->
     for law in laws:
         for monomial in law.coefficients:
             places.setdefault((law.rate, monomial), len(places))
-    echelon, kept = Echelon(field, len(places)), []
+    echelon = Echelon(field, len(places))
+    kept: list[Law] = []
 
     def row(law: Law) -> Tensor:
         found = torch.zeros(1, len(places), dtype=torch.float64)
@@ -84,7 +85,7 @@ def _chosen(laws: Sequence[Law], one: int, total: int, first: int = 0) -> Iterat
 
 
 def _product(laws: Sequence[Law], one: int, degree: int) -> Law:
-    found = {(): Fraction(1)}
+    found: dict[tuple[int, ...], Fraction] = {(): Fraction(1)}
     for law in laws:
         terms: dict[tuple[int, ...], Fraction] = defaultdict(Fraction)
         for (a, c), (b, d) in product(found.items(), law.coefficients.items()):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from string import ascii_letters
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -155,8 +155,8 @@ class LegRules:
         if len({part.source for part in parts}) > 1 or any(f is None for part in parts for _, f in part.terms):
             return None
         most = max(len(part.terms) for part in parts)
-        filled = [[*part.terms, *[(part.slots, torch.zeros_like(part.terms[0][1]))] * (most - len(part.terms))]
-                  for part in parts]  # fmt: skip
+        filled = [[*part.terms, *[(part.slots, torch.zeros_like(cast(Tensor, part.terms[0][1])))]
+                   * (most - len(part.terms))] for part in parts]  # fmt: skip
 
         def join(tensors: list[Any]) -> Tensor:
             return moved(node, (tensors, *node.args[1:]), node.kwargs)
@@ -296,11 +296,11 @@ class LegRules:
     # --- contractions -------------------------------------------------------------------------------------------------
 
     def _product(self, one: tuple[Any, str], other: tuple[Any, str], out: str) -> Legs:
-        operands = [
+        first, second = (
             Operand(self._of(n), shape_of(n), word) if isinstance(n, Node) else Operand(tuple(n), (), word)
             for n, word in (one, other)
-        ]
-        return contracted(self.spaces, *operands, out)
+        )
+        return contracted(self.spaces, first, second, out)
 
     def _with_bias(self, node: Node, legs: Legs, bias: Any) -> Legs | None:
         if not isinstance(bias, Node):
@@ -339,7 +339,7 @@ class LegRules:
             wanted = shape[len(shape) - len(own) + 2 :]
             legs = tuple(leg.expanded((*wanted, *own[-2:])) for leg in self._of(n))
             words.append(Operand(legs, (*wanted, *own[-2:]), own_batch + end))
-        return contracted(self.spaces, *words, f"{batch}xz")
+        return contracted(self.spaces, words[0], words[1], f"{batch}xz")
 
     def _vector_product(self, one: Any, other: Any) -> Legs | None:
         a, b = len(shape_of(one)), len(shape_of(other))
@@ -351,18 +351,18 @@ class LegRules:
         return None
 
     def _of_einsum(self, node: Node) -> Legs | None:
-        equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+        equation, operands = str(node.args[0]).replace(" ", ""), cast(list[Node], node.args[1])
         inputs, _, out = equation.partition("->")
         words = inputs.split(",")
         if len(words) != 2 or "." in equation or not _ or any(len(set(word)) < len(word) for word in (*words, out)):
             return None
-        (a, b), (x, y) = words, operands  # type: ignore[misc]
+        (a, b), (x, y) = words, operands
         return self._product((x, a), (y, b), out)
 
     def _of_embedding(self, node: Node) -> Legs | None:
-        table, indices = node.args[:2]
-        padding, by_counts = (*node.args[2:4], None, None)[:2]
-        name = self.traced.parameters.get(table.name)  # type: ignore[union-attr]
+        table, indices = cast(tuple[Node, Any], node.args[:2])
+        padding, by_counts = cast(tuple[int | None, Any], (*node.args[2:4], None, None)[:2])
+        name = self.traced.parameters.get(table.name)
         if by_counts or name is None or self._of(indices):  # its gradient would not be the derivative
             return None
         if padding not in (None, -1) and bool(self.traced.values[name][padding].any()):
@@ -438,7 +438,7 @@ class LegRules:
     def _without_places(self, leg: Leg) -> Leg | None:
         """A leg along channels as one of (batch, channel), if it is the same at all places."""
         rest = range(2, leg.slots.dim())
-        first = (slice(None), slice(None), *[0] * len(rest))
+        first: tuple[slice | int, ...] = (slice(None), slice(None), *[0] * len(rest))
         position = leg.position[first]
         spread = position.reshape(*position.shape, *[1] * len(rest))
         difference = torch.sub(*together(leg.position, spread))
@@ -468,9 +468,10 @@ class LegRules:
         axes = {int(d) % len(source) for d in (dims if isinstance(dims, list | tuple) else [dims])}
         word = ascii_letters[: len(source)]
         kept = "".join(letter for axis, letter in enumerate(word) if axis not in axes)
-        if isinstance(self._of(value), list):  # of a product
-            legs = (tuple(leg.expanded(source) for leg in own) for own in self._of(value))
-            found = contracted(self.spaces, *(Operand(own, source, word) for own in legs), kept)
+        legs: Any = self._of(value)
+        if isinstance(legs, list):  # of a product
+            one, other = (Operand(tuple(leg.expanded(source) for leg in own), source, word) for own in legs)
+            found = contracted(self.spaces, one, other, kept)
         else:
             found = self._product((value, word), ((), ""), kept)
         return tuple(leg.mapped(lambda t: t.reshape(out)) for leg in found)

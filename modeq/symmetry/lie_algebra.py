@@ -155,7 +155,8 @@ class _Trajectory:
         """Γᵏ of the gradients until one step adds nothing; None if the series are too short for that."""
         blocks, size = self.states.shape[1:]
         columns = self._gradients()
-        echelon, counts = Echelon(self.ring.field, blocks * size), []
+        echelon = Echelon(self.ring.field, blocks * size)
+        counts: list[int] = []
         while True:
             independent = echelon.add(columns[0].flatten(1))
             tell(f"depth {len(counts) + 1}: dimension {len(echelon.pivots)}")

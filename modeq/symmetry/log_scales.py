@@ -54,7 +54,7 @@ class LogScales:
 
     def mention(self, ids: Ids) -> None:
         """State nothing, but that these unknowns count."""
-        known = np.unique(*_without_repeats(ids))
+        known = np.unique(_without_repeats(ids)[0])
         self._pairs.append(np.stack([known, np.ones_like(known), known], axis=1))
 
     def vanish(self, ids: Ids) -> None:

@@ -178,7 +178,9 @@ def _products(elements: tuple[Sparse, ...], device: torch.device) -> tuple[Any, 
     return _columns(found[0], device), _columns(found[1], device)
 
 
-def _columns(listed: Sequence[tuple[int, int, int, float]], device: torch.device) -> tuple[Tensor, ...]:
+def _columns(
+    listed: Sequence[tuple[int, int, int, float]], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     numbers, values = [entry[:3] for entry in listed], [entry[3] for entry in listed]
-    index = torch.tensor(numbers, device=device).reshape(-1, 3)
-    return *index.unbind(1), torch.tensor(values, dtype=torch.float64, device=device)
+    number, row, column = torch.tensor(numbers, device=device).reshape(-1, 3).unbind(1)
+    return number, row, column, torch.tensor(values, dtype=torch.float64, device=device)

@@ -64,7 +64,7 @@ class Matrices(Charge):
         """Return x_Uᵀy_U − y_Vᵀx_V, shape [heads, r, r], whose entry (i, j) is ⟨ξ(x), y⟩ for X = E_ij, in float64."""
         _, basis = self.layout(x)
         total: Any = sum(factor.sign * gram for factor, gram in self._grams(basis.size, x, y))
-        return total  # type: ignore[no-any-return]
+        return total
 
     def sides(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return x_Uᵀx_U and x_Vᵀx_V, shape [heads, r, r] each, in float64."""

@@ -19,7 +19,7 @@ from modeq.symmetry.traced import Traced
 _LARGEST_TURNED = 64  # coordinates that may be turned, but not stretched
 
 # For each parameter and axis the indices that a diagonal generator multiplies, with their exponents.
-Action = dict[tuple[str, int], dict[int, int]]
+Action = dict[tuple[str, int | None], dict[int, int]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _basis(block: Block, known: dict[bytes, Any]) -> tuple[Sparse, ...] | None:
             found = ()
         whole = len(found) == size * size
         known[key] = None if whole else found
-    return known[key]  # type: ignore[no-any-return]
+    return known[key]
 
 
 def _charge(

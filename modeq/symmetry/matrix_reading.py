@@ -59,7 +59,8 @@ class MatrixReading:
         if sizes and self.part == "a":
             found += [self._squares(x).sqrt(), self._squares(y).sqrt()]
         elif sizes:
-            found += [sum(gram.diagonal(dim1=1, dim2=2).sum(1) for _, gram in grams) if x is y else self._squares(x)]
+            traces: Any = sum(gram.diagonal(dim1=1, dim2=2).sum(1) for _, gram in grams) if x is y else self._squares(x)
+            found.append(traces)
         return torch.cat(found)
 
     def _squares(self, x: Mapping[int, Tensor]) -> Tensor:
@@ -80,7 +81,7 @@ def _gram(one: Tensor, other: Tensor) -> Tensor:
     """Σ_k one_ik·other_jk, in pieces that are added up in float64."""
     pieces = zip(one.split(_PIECE, -1), other.split(_PIECE, -1), strict=True)
     total: Any = sum((a @ b.mT).double() for a, b in pieces)
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 @contextmanager

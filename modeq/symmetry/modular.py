@@ -122,8 +122,8 @@ class PrimeField:
     def inverse(self, x: Tensor) -> Tensor:
         """Return the inverses of entries, and 0 for 0."""
         if x.numel() < _FEW:
-            found = [pow(int(entry), -1, self.prime) if entry else 0 for entry in x.flatten().tolist()]
-            return torch.tensor(found, dtype=torch.float64).reshape(x.shape)
+            inverses = [pow(int(entry), -1, self.prime) if entry else 0 for entry in x.flatten().tolist()]
+            return torch.tensor(inverses, dtype=torch.float64).reshape(x.shape)
         found, power, exponent = torch.ones_like(x), x, self.prime - 2  # by the little theorem of Fermat
         while exponent:
             if exponent & 1:

@@ -11,7 +11,7 @@ which the patterns, values and slopes do vary. For ReLU that is the path lifting
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,12 +101,13 @@ class _Lowering(Builder):
     def _apply(self, node: Node, values: dict[Node, Value]) -> Value:
         name = operation(node)
         if name == "getitem":
-            return values[node.args[0]][node.args[1]]
+            source, position = cast(tuple[Node, Any], node.args)
+            return values[source][position]
         given = _named(node, lambda n: values[n])
         flat = torch.utils._pytree.tree_leaves(given, is_leaf=_is_entries)
         if not any(isinstance(x, Entries | Node) for x in flat):
             arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-            return node.target(*arguments, **keywords)
+            return cast(Any, node.target)(*arguments, **keywords)
         tokens = [x for x in flat if isinstance(x, Node)]
         masked = [x for x in flat if isinstance(x, Entries) and x.number in self.blocked]
         rule: Callable[..., Value] | None = getattr(self, f"_{name.lstrip('_')}", None)
@@ -127,7 +128,7 @@ class _Lowering(Builder):
         if name in _CURVED:
             return self.curved(first, name)
         if name in _LINEAR:
-            return self.linear(first, lambda x: node.target(x, *node.args[1:], **node.kwargs))
+            return self.linear(first, lambda x: cast(Any, node.target)(x, *node.args[1:], **node.kwargs))
         raise Unlowered(f"{name} in {self.traced.module_of(node)}")
 
     # --- entries that are moved --------------------------------------------------------------------------------------
@@ -143,12 +144,12 @@ class _Lowering(Builder):
             several = isinstance(value, list | tuple) and not _is_entries(value)
             result = []
             for entries in map(self.lifted, value if several else [value]):
-                result.append(sum(prod(source.shape) for source in sources) + entries.index())
+                result.append(sum(prod(source.shape) for source in sources) + entries.positions())
                 sources.append(entries)
             return result if several else result[0]
 
         arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), numbers)
-        found = node.target(*arguments, **keywords)
+        found = cast(Any, node.target)(*arguments, **keywords)
         if isinstance(found, list | tuple):
             return [self.take(sources, part) for part in found]
         return self.take(sources, found)
@@ -293,7 +294,7 @@ class _Lowering(Builder):
         for name, n in sizes.items():
             each = [n] if isinstance(n, int) else list(n)
             sizes[name] = [int(name != "padding"), *each] if dims == 1 else each * (2 // len(each))
-        numbers = 1 + x.index().reshape(*x.shape[:2], -1, x.shape[-1]).to(torch.float64)
+        numbers = 1 + x.positions().reshape(*x.shape[:2], -1, x.shape[-1]).to(torch.float64)
         index = F.unfold(numbers, **sizes).long() - 1
         return self.take([x], index), index >= 0
 

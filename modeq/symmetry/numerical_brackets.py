@@ -8,7 +8,7 @@ there are more laws than elsewhere; so the largest dimension at some points coun
 import warnings
 from collections.abc import Callable, Sequence
 from math import inf, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -69,7 +69,8 @@ def numerical_span(
     InvalidProblem
         If at no point the singular values have a gap, or brackets of more than five factors would be needed.
     """
-    found, problems = [], []
+    found: list[NumericalSpan] = []
+    problems: list[InvalidProblem] = []
     for k in range(MOST_POINTS):
         if len(found) + len(problems) >= LEAST_POINTS and (not found or _times(found) > 1):
             break
@@ -166,7 +167,7 @@ def _mixed(columns: Difference, weights: Tensor) -> Field:
 def _bracketed(columns: Field, moving: Field) -> Difference:
     def found(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         velocity, one = moving(s, t), torch.ones_like(t)
-        values, change = jvp(columns, (s, t), (velocity, one))
+        values, change = cast(tuple[Tensor, Tensor], jvp(columns, (s, t), (velocity, one)))
         return vmap(lambda b: jvp(lambda x: moving(x, t), (s,), (b,))[1])(values), change
 
     return found
@@ -228,7 +229,7 @@ class _Potential:
                 values[node] = parameters[name] if name in parameters else _double(held.detach())
             elif node.op == "call_function":
                 values[node] = _run(node, values)
-        (outputs,) = self.traced.nodes[-1].args
+        (outputs,) = cast(tuple[Any], self.traced.nodes[-1].args)
         return values[outputs[0]]
 
     def _one(self, theta: Tensor, weights: Tensor, *x: Tensor) -> Tensor:
@@ -260,7 +261,7 @@ def _run(node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
     arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
     if "dropout" in operation(node) and arguments[1] and arguments[2]:
         raise InvalidProblem("the network draws random numbers for dropout: give module.eval()")
-    function = _WRITTEN_OUT.get(operation(node), node.target)
+    function: Any = _WRITTEN_OUT.get(operation(node), node.target)
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.is_mutable:  # which vmap refuses for what samples share
         function = getattr(torch.ops.aten, operation(node))

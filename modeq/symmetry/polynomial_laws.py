@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations_with_replacement
 from math import comb, lcm
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,8 +116,8 @@ def _charges(program: Program, source: random.Random) -> Tensor:
         samples *= 2
     numbers = torch.zeros(program.parameters, dtype=torch.int64)
     for row in echelon.null_space():
-        fractions = [fraction(int(r), field.prime) for r in row]
-        if any(f is None for f in fractions):
+        fractions = [f for r in row if (f := fraction(int(r), field.prime)) is not None]
+        if len(fractions) < len(row):
             continue
         common = lcm(*(f.denominator for f in fractions))
         odd = torch.tensor([int(f * common) % 2 for f in fractions[: program.parameters]])
@@ -146,7 +147,7 @@ def _laws(rows: "_Conditions", check: "_Conditions", ansatz: Ansatz) -> list[Law
         elif len(images) == len(residues):
             residues = _combined(residues, modulus, images, rows.field.prime)
             modulus *= rows.field.prime
-        found = [[fraction(r, modulus) for r in row] for row in residues]
+        found: Any = [[fraction(r, modulus) for r in row] for row in residues]
         if all(c is not None for row in found for c in row) and check.hold(ansatz, found):
             return [law_of(ansatz.factors.tolist(), row, ansatz.rate) for row in found]
         rows = rows.afresh()

@@ -32,7 +32,7 @@ class Entries(NamedTuple):
         """Return the same entries in another shape."""
         return Entries(self.number, tuple(shape))
 
-    def index(self) -> Tensor:
+    def positions(self) -> Tensor:
         """Return the numbers of its entries, in its shape."""
         return torch.arange(prod(self.shape)).reshape(self.shape)
 
@@ -88,7 +88,7 @@ class Builder:
 
     def expanded(self, value: Entries, shape: Sequence[int]) -> Entries:
         """Entries repeated as by `torch.Tensor.expand`."""
-        return self.take([value], value.index().expand(*shape))
+        return self.take([value], value.positions().expand(*shape))
 
     def _broadcast(self, a: Value, b: Value) -> tuple[Entries, Entries]:
         a, b = self.lifted(a), self.lifted(b)
@@ -122,7 +122,7 @@ class Builder:
         shape = list(value.shape)
         shape[dim] = 1
         put = torch.arange(prod(shape)).reshape(shape).expand(value.shape).flatten()
-        return self.emit(Linear((value.number,), prod(shape), value.index().flatten(), put), shape)
+        return self.emit(Linear((value.number,), prod(shape), value.positions().flatten(), put), shape)
 
     def linear(self, value: Entries, function: Callable[[Tensor], Tensor]) -> Entries:
         """A linear function without parameters, with what it adds, from its matrix."""
@@ -177,7 +177,7 @@ class Builder:
         """A value that sums to 1, and a slope that neither sees nor changes sums."""
         if not allowed.any(dim).all():
             raise Unlowered("a softmax over nothing")
-        places = value.index().movedim(dim, -1)
+        places = value.positions().movedim(dim, -1)
         rows = self.take([self.centred(value, dim, allowed)], places.reshape(-1, value.shape[dim]))
         mixed = self.product("rmn,rn->rm", self.draw(*rows.shape, rows.shape[1]), rows)
         sloped = self.take([mixed], places.flatten().argsort().reshape(value.shape))

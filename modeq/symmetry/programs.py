@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -270,7 +271,7 @@ class Program:
         theta = field.random(1, 1, samples, self.parameters)
         ring = Ring(field, self.draw(field, samples))
         values = self._values(ring, theta)
-        wanted = [0, *(k for k in ring.draws if not self.instructions[k - 1].choices)]
+        wanted = [0, *(k for k in ring.draws if not cast(Draw, self.instructions[k - 1]).choices)]
         bars = self._adjoints(ring, values, torch.ones(1, 1, samples, 1, dtype=torch.float64), set(wanted))
         found = [field.multiply(values[k], bars[k]) if k in bars else torch.zeros_like(values[k]) for k in wanted]
         return torch.cat(found, 3)[0, 0]
@@ -293,6 +294,7 @@ class Program:
             instruction, bar = self.instructions[k - 1], bars.pop(k)
             for which, source in enumerate(instruction.sources):
                 if active[source]:
+                    assert not isinstance(instruction, Draw | Constant)  # which have no sources
                     part = instruction.adjoint(ring, values, bar, which)
                     bars[source] = ring.add(bars[source], part) if source in bars else part
         return bars

@@ -1,5 +1,6 @@
 """A modified equation projected on the generator of a symmetry."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import sympy as sp
@@ -19,7 +20,11 @@ from modeq.symmetry.path_projection import project_path
 from modeq.symmetry.series_projection import project_series, with_plain_decay
 
 FormName = Literal["field", "time", "phase"]
-_DERIVED = {"field": modified_equation, "time": time_derivative_form, "phase": phase_space_form}
+_DERIVED: dict[str, Callable[..., Any]] = {
+    "field": modified_equation,
+    "time": time_derivative_form,
+    "phase": phase_space_form,
+}
 
 
 def project(

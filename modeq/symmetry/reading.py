@@ -49,8 +49,11 @@ class Readings:
         for name, (charge, parameters) in charges.items():
             self._degrees[name] = charge.degree
             if isinstance(charge, Matrices | AffineSymmetry):
-                kind = MatrixReading if isinstance(charge, Matrices) else AffineReading
-                matrices = self._matrices[name] = kind(charge, parameters)
+                matrices = self._matrices[name] = (
+                    MatrixReading(charge, parameters)
+                    if isinstance(charge, Matrices)
+                    else AffineReading(charge, parameters)
+                )
                 self.counts[name], self.sizes[name] = matrices.count, matrices.sizes
                 continue
             self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members if isinstance(m, Member)]
@@ -205,4 +208,4 @@ def whole(value: Tensor) -> Tensor:
     >>> whole(torch.ones(2)).tolist()
     [1.0, 1.0]
     """
-    return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,7 @@ class ChargeRecord:
 
     def spectrum(self, law: str | None = None) -> Array:
         """Return the eigenvalues of M, the smallest first, shape [rows, heads, r]; see `matrix`."""
-        return np.linalg.eigvalsh(self.matrix(law))
+        return cast(Array, np.linalg.eigvalsh(self.matrix(law)))
 
     def off_diagonal(self, law: str | None = None) -> Array:
         """Return the norm of M without its diagonal, shape [rows, heads]; see `matrix`."""
@@ -250,7 +250,8 @@ class Record(Tabular):
                 for table in _TABLES
             ]
             heads, size = arrays.get(f"{k}/matrices", (0, 0))
-            charges[name] = ChargeRecord(name, step, *plain, *tables, (int(heads), int(size)) if size else None)
+            stored: list[Any] = [*plain, *tables, (int(heads), int(size)) if size else None]
+            charges[name] = ChargeRecord(name, step, *stored)
         return Record(step, charges)
 
     def to_xarray(self) -> Any:

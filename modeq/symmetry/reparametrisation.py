@@ -106,9 +106,11 @@ def program_of(phi: Sequence[sp.Poly], parameters: int) -> Program:
     terms = [
         (number[monomial], row, Fraction(int(c))) for row, entry in enumerate(phi) for monomial, c in entry.terms()
     ]
-    take, put, weights = zip(*terms, strict=True)
+    taken, put, weights = zip(*terms, strict=True)
     plain = all(weight == 1 for weight in weights)
-    instructions.append(Linear((product,), len(phi), torch.tensor(take), torch.tensor(put), None if plain else weights))
+    instructions.append(
+        Linear((product,), len(phi), torch.tensor(taken), torch.tensor(put), None if plain else weights)
+    )
     instructions.append(Draw(len(phi)))
     shape = (1, len(phi))
     instructions.append(Multiply((product + 1, product + 2), "in,in->i", (shape, shape)))

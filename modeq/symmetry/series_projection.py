@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import comb
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import sympy as sp
 
@@ -32,7 +32,10 @@ from modeq.symmetry.pairings import (
 THETA_0 = sp.Symbol("theta_0")
 
 
-def with_plain_decay(series: BSeries) -> BSeries:
+Series = TypeVar("Series", bound=BSeries)
+
+
+def with_plain_decay(series: Series) -> Series:
     """Return a field without the terms in which weight decay meets h: of f = −g, and −λθ beside it."""
     kept = {
         tree: value if tree.order == 1 or not tree.colours & series.decay.keys() else sp.Integer(0)
@@ -125,7 +128,7 @@ def initial_values(vectors: Sequence[BSeries], family: Family, charge: sp.Symbol
         parts: dict[int, list[tuple[sp.Expr, Combination]]] = defaultdict(list)
         if family.degree == 1:
             for tree, weight in expanded[m]:
-                combination = (
+                combination: Combination = (
                     {None: sp.Integer(1)} if tree is None else along_generator(tree[1], alphabet.decay, family)
                 )
                 parts[tree[0] if tree else 0].append((weight, combination))
@@ -185,7 +188,7 @@ def explicit_rate(
     charge = sp.Add(*(x * v for x, v in zip(generator, symbols, strict=True)))
     total = [-a * charge for a in projected.coefficients[:-1]]
     for (pairing, _), value in projected.terms.items():
-        u, v = (differentials.vector(vector.tree) for vector in pairing.vectors)
+        u, v = (differentials.vector(cast(Tree, vector.tree)) for vector in pairing.vectors)
         total.append(value * (action * sp.Matrix(u)).dot(sp.Matrix(v)))
     return sp.Add(*total).subs(h, number)
 

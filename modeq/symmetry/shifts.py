@@ -7,7 +7,7 @@ which would see it fails, with all the numbers that it carries.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,8 +70,9 @@ class Shift:
         """Return the numbers of a node from those of its inputs, of which some may fail."""
         name = operation(node)
         if name == "getitem":
-            found = values.get(node.args[0])  # type: ignore[arg-type]
-            return found[node.args[1]] if isinstance(found, list | tuple) else found
+            source, position = cast(tuple[Any, Any], node.args)
+            found = values.get(source)
+            return found[position] if isinstance(found, list | tuple) else found
         rule: Callable[..., Any] | None = None if name in _LOSSES else getattr(self, f"_{name.lstrip('_')}", None)
         if rule is not None:
             return rule(node, values)
@@ -84,7 +85,7 @@ class Shift:
         if name in _KEEP:
             return values[node.args[0]]  # type: ignore[index]
         if name in _LOSSES and node.args[0] in values:
-            ids = values[node.args[0]]
+            ids = values[node.args[0]]  # type: ignore[index]
             axis = _LOSSES[name] if _LOSSES[name] is not None else int(node.args[1])  # type: ignore[arg-type]
             self._die(node, ids.movedim(axis, -1) if ids.dim() > 1 else ids, "is shifted before the softmax of")
             return None
@@ -227,16 +228,16 @@ class Shift:
 
     def _linear(self, node: Node, values: dict[Node, Any]) -> Any:
         """The shift of a bias passes, and one of the input becomes one of each output; a weight's is seen."""
-        x, weight, bias = (*node.args[:3], None)[:3]
+        x, weight, bias = cast(tuple[Any, Any, Any], (*node.args[:3], None)[:3])
         self._fail(*(values[n] for n in (weight,) if n in values))
         shape, found = shape_of(node), None
         conv = operation(node).startswith("conv")
         if bias in values:
-            ids = values[bias]  # type: ignore[index]
+            ids = values[bias]
             found = (ids.reshape(-1, *[1] * (len(shape) - 2)) if conv else ids).expand(shape)
         if x not in values:
             return found
-        mapped = self._mapped(values[x], node, conv)  # type: ignore[index]
+        mapped = self._mapped(values[x], node, conv)
         if mapped is None or found is None:
             return mapped if found is None else found
         self._fail(mapped, found)
@@ -250,7 +251,8 @@ class Shift:
             if "transpose" in operation(node) or not _plain_convolution(node) or not bool(same):
                 self._fail(ids)
                 return None
-            ids = ids[(slice(None), slice(None), *[0] * (ids.dim() - 2))]
+            first: tuple[slice | int, ...] = (slice(None), slice(None), *[0] * (ids.dim() - 2))
+            ids = ids[first]
         ids = compact(ids.movedim(-1, 0)).movedim(0, -1)
         rows, inverse = torch.unique(ids.reshape(-1, ids.shape[-1]), dim=0, return_inverse=True)
         outputs = shape[1] if conv else shape[-1]
@@ -279,7 +281,7 @@ class Shift:
         if len(shape) < 2 or any(ids.dim() < 2 for ids, _ in given):
             self._fail(*(ids for ids, _ in given))
             return None
-        both = set(_numbers(first)) & set(_numbers(second)) if len(given) == 2 else set()
+        both = set(_numbers(given[0][0])) & set(_numbers(given[1][0])) if len(given) == 2 else set()
         self._fail(torch.tensor(sorted(both), dtype=torch.long))
         found = torch.zeros(shape, dtype=torch.long)
         for ids, axis in given:
@@ -411,7 +413,7 @@ def _sets(ids: Tensor, dims: Any) -> Tensor:
 
 def _shape(node: Node) -> tuple[int, ...]:
     """The shape of a reduction's result, or of its first."""
-    value = node.meta.get("val")
+    value: Any = node.meta.get("val")
     return tuple((value[0] if isinstance(value, tuple | list) else value).shape)
 
 
@@ -425,7 +427,7 @@ def _plain_convolution(node: Node) -> bool:
     """Whether a convolution sees no zeros around its input, and all channels at each output."""
     padding, groups = (node.args[k] if len(node.args) > k else default for k, default in ((4, 0), (6, 1)))
     whole = not any(padding) if isinstance(padding, list | tuple) else padding in (0, "valid")
-    return whole and groups == 1
+    return whole and bool(groups == 1)
 
 
 def _no_padding(node: Node) -> bool:

@@ -91,7 +91,9 @@ class SGDSteps:
         """Read what the step will overwrite, ⟨ξ(θ), g⟩ if asked; raises `NoClosedLaw` before anything moved."""
         moved = {n: f for n, f in self.followed.items() if moving(n, f.parameters)}
         step = Step({}, self.rotations)
-        theta, gradients, self.buffers = parameters_of(moved), {}, {}
+        theta = parameters_of(moved)
+        gradients: dict[int, Any] = {}
+        self.buffers: dict[int, Tensor] = {}
         for name, followed in moved.items():
             hyper, sign = self._common_step(name)
             held, first = buffers_of(self.optimizer, name, followed.parameters, hyper.dampening)
@@ -102,9 +104,9 @@ class SGDSteps:
         for key in ("gg", "gv", "tt", "tv"):
             if names[key]:
                 one, other = (tensors[letter] for letter in key)
-                step.values[key] = self.readings.pairing(one, other, names[key])  # type: ignore[arg-type]
+                step.values[key] = self.readings.pairing(one, other, names[key])
         if along or names["tt"]:
-            step.values["along"] = self.readings.pairing(theta, gradients, moved)  # type: ignore[arg-type]
+            step.values["along"] = self.readings.pairing(theta, gradients, moved)
         return step
 
     def after(self, step: Step) -> None:
@@ -133,8 +135,9 @@ class SGDSteps:
             else:
                 forcing = cross = read["vv"][name]
                 if hyper.nesterov:
-                    forcing, cross = _nesterov(hyper, first, along, *(read[k][name] for k in ("gg", "tt", "vv")),
-                                               sign * read["gv"][name], read["tv"][name])  # fmt: skip
+                    gg, tt, tv = (read[key][name] for key in ("gg", "tt", "tv"))
+                    gv = sign * read["gv"][name]
+                    forcing, cross = _nesterov(hyper, first, along, gg, tt, forcing, gv, tv)
             self.followed[name].advance(hyper, forcing, cross, along, first=first)
 
 

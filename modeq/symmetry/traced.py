@@ -45,7 +45,7 @@ def loss_function(loss: Any) -> Callable[[Any, Any], Tensor]:
     True
     """
     if callable(loss):
-        return loss  # type: ignore[no-any-return]
+        return loss
     if not isinstance(loss, str) or loss not in LOSSES:
         raise InvalidCharge(f"loss is {choice(loss, LOSSES)}, or give a callable on (output, target)")
     return LOSSES[loss]
@@ -100,8 +100,8 @@ class _WithLoss(nn.Module):
         return output if self.loss is None else self.loss(output, target)
 
 
-_READS = {Tensor.__bool__: "bool", Tensor.__int__: "int", Tensor.__float__: "float", Tensor.__index__: "index"}
-_READS |= {Tensor.item: "item", Tensor.tolist: "tolist"}
+_READS: dict[Any, str] = {Tensor.__bool__: "bool", Tensor.__int__: "int", Tensor.__float__: "float"}
+_READS |= {Tensor.__index__: "index", Tensor.item: "item", Tensor.tolist: "tolist"}
 
 
 class _Recorded(TorchFunctionMode):

@@ -279,7 +279,7 @@ class Tracker:
         """What a row says of each charge: its value, and how large its terms are."""
         turning = self._watch.rotations
         names = {"row": [name for name in self._followed if name not in turning], "rotations": sorted(turning)}
-        found = {}
+        found: dict[str, tuple[Any, Any]] = {}
         for key, packed in row.items():
             values = self._readings.split(packed, names[key])
             stop = sum(map(len, values.values()))

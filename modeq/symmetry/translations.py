@@ -95,7 +95,7 @@ def _matrix_shifts(name: str, nodes: list[Node], shape: tuple[int, ...], groups:
         swapped = kind in ("t", "numpy_T") and len(user.users) == 1
         result = next(iter(user.users)) if swapped else user
         out = shape_of(result)
-        positions = torch.arange(1, int(np.prod(out[:-1])) + 1).reshape(*out[:-1], 1).expand(out) if out else None
+        positions: Any = torch.arange(1, int(np.prod(out[:-1])) + 1).reshape(*out[:-1], 1).expand(out) if out else None
         if kind == "linear" and user.args[1] in nodes:
             for count in _divisors(groups, shape[0]):
                 group = torch.arange(shape[0]) // (shape[0] // count)
@@ -237,7 +237,7 @@ def _of_two(traced: Traced, placeholders: dict[str, list[Node]]) -> Iterator[Fou
         # What several operations read is carried by none of them alone, but for the parameters.
         alone = [n for n in node.all_input_nodes if n in carried and (len(n.users) == 1 or n.op == "placeholder")]
         if len(alone) == 2 and operation(node) in ("add", "sub"):
-            yield from _exchanges(traced, node, sources, *(carried[n] for n in alone), exchanged)
+            yield from _exchanges(traced, node, sources, carried[alone[0]], carried[alone[1]], exchanged)
         passed = {}
         for source, name in ((n, name) for n in alone for name in carried[n]):
             shift = Shift(traced)

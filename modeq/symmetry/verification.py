@@ -215,7 +215,7 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     slopes = torch.where(slopes < _ROUNDING * whole, whole, slopes)
     size = (slopes * charge.generator_norm(own)).clamp_min(torch.finfo(torch.float64).tiny)
     relative = [values.abs() / size for values in (paired, predicted, paired - predicted)]
-    first = [float(values.max()) for values in relative]
+    measured, expected, unexplained = (float(values.max()) for values in relative)
     c = charge.drawn(own, generator)
     field = charge.moved(own, c)
     length = _length(field)
@@ -236,7 +236,8 @@ def _verified(charge: Charge, epsilons: tuple[Epsilon, ...], point: _Point, gene
     if all(torch.equal(part[name], finite[name]) for name in part):  # nothing could be left out
         left = float("nan")
     hessian = float(_length(missed) / scale) if scale > 0 else 0.0
-    return Verified(charge, *first, hessian, change / unit, left / unit, int(relative[-1].argmax()))
+    worst = int(relative[-1].argmax())
+    return Verified(charge, measured, expected, unexplained, hessian, change / unit, left / unit, worst)
 
 
 def _predicted(epsilon: Epsilon, stretches: list[Tensor]) -> Tensor:

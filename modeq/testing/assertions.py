@@ -10,7 +10,7 @@ from modeq.errors import InvalidSetting
 from modeq.methods.base import GeneralLinearMethod
 from modeq.numeric.comparison import FormName
 from modeq.numeric.fields import FieldName
-from modeq.numeric.flows import Layer
+from modeq.numeric.flow_settings import Layer
 from modeq.numeric.orders import ObservedOrder, observed_order
 from modeq.numeric.protocol import Problem, positive, whole
 from modeq.symmetry.charges import Charge

@@ -25,7 +25,7 @@ class Absolute(nn.Module):
 class Residual(nn.Module):
     """A block whose input is added to its output."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Sequential) -> None:
         super().__init__()
         self.block = block
 

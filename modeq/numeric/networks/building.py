@@ -1,7 +1,7 @@
 """What the networks share: seeds, checks of options, convolutions with or without a bias, He's initialisation."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -9,8 +9,10 @@ from torch import nn
 from modeq.errors import InvalidProblem
 from modeq.numeric.protocol import whole
 
+Built = TypeVar("Built", bound=nn.Module)
 
-def seeded(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
+
+def seeded(build: Callable[[], Built], seed: int, dtype: torch.dtype) -> Built:
     """Return the network that is built from a seed, in a dtype; torch's global random state is left alone.
 
     Raises

@@ -1,6 +1,7 @@
 """The decoder of Radford et al. 2019, *Language models are unsupervised multitask learners* (GPT-2), of any size."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def gpt(
     torch.Size([3, 5, 11])
     """
     numbers = {"layers": layers, "heads": heads, "dim": dim, "vocabulary": vocabulary, "context": context}
-    options = {name: whole(value, name, least=1) for name, value in numbers.items()}
+    options: dict[str, Any] = {name: whole(value, name, least=1) for name, value in numbers.items()}
     if dim % heads:
         raise InvalidProblem(f"heads is {heads}: give a divisor of dim = {dim}")
     for name, value in {"tied": tied, "bias": bias, "packed": packed, "fused": fused}.items():
@@ -108,7 +109,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(dim, heads, bias, dropout, packed, fused) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(dim, bias=bias), nn.Linear(dim, vocabulary, bias=False)
         self.apply(_initialise)
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             for layer in (block.projection, block.fc2):
                 nn.init.normal_(layer.weight, std=_STD / math.sqrt(2 * layers))
         if tied:
