@@ -70,7 +70,7 @@ def test_the_table_fits_a_terminal(short):
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "mlp", "momentum": 0.0, "weight_decay": 0.0},
+        pytest.param({"network": "mlp", "momentum": 0.0, "weight_decay": 0.0}, marks=pytest.mark.slow),
         pytest.param({"network": "mlp", "nesterov": True}, marks=pytest.mark.slow),
         {"network": "vit"},
         pytest.param({"network": "mlp", "momentum": 0.5, "lr": 0.02}, marks=pytest.mark.slow),

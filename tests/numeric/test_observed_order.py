@@ -77,7 +77,11 @@ def test_a_layer_one_order_short_costs_one_order_on_a_network(name, network):
 
 @pytest.mark.parametrize(
     "name, orders",
-    [("gradient descent", (1, 2, 3, 4)), ("heavy ball", (1, 2, 3, 4)), ("Nesterov", (1, 2))],
+    [
+        ("gradient descent", (1, 2, 3, 4)),
+        pytest.param("heavy ball", (1, 2, 3, 4), marks=pytest.mark.slow),
+        ("Nesterov", (1, 2)),
+    ],
 )
 def test_time_derivative_form(name, orders, two_variables):
     for order in orders:

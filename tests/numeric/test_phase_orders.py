@@ -97,6 +97,7 @@ def test_sweeps_that_do_not_contract_give_no_silent_answer():
         mq.flow(form, problem, [1.0], h=15.0, time=60.0)
 
 
+@pytest.mark.slow
 def test_sweeps_go_on_until_every_derivative_is_reached():
     """At a large step the first two sweeps move D²θ and D⁴θ by as much as each other: no sign of rounding."""
     x, y = sp.symbols("x y")

@@ -69,7 +69,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("two buffers", "complex pair") else ()) for name in METHODS],
+)
 def test_slopes_from_the_start_of_the_method(name):
     method = METHODS[name]
 

@@ -289,7 +289,7 @@ REFUSED = [
     (lambda: problems.deep_linear([3, 0]), r"widths\[1\] is 0: give a positive integer"),
     (
         lambda: problems.deep_linear([3, 2], target=np.eye(3)),
-        r"target has the shape \(3, 3\): the network's is \(2, 3\)",
+        r"target has the shape \(3, 3\): give that of the network, \(2, 3\)",
     ),
     (lambda: problems.deep_linear([3, 2], target="A"), r"target is 'A': give an array of shape \(2, 3\)"),
     (lambda: problems.deep_linear(scale=0), "scale is 0: give a positive number"),

@@ -149,7 +149,7 @@ def followed_by_hand(name, dtype, combination, steps=STEPS, every=10):
 
 @pytest.mark.parametrize(
     "dtype, steps",
-    [pytest.param(torch.float64, STEPS, marks=pytest.mark.slow), (torch.float64, 200), (torch.float32, 200)],
+    [pytest.param(torch.float64, STEPS, marks=pytest.mark.slow), (torch.float64, 150), (torch.float32, 150)],
     ids=str,
 )
 @pytest.mark.parametrize("name", NETWORKS)

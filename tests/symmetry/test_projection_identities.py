@@ -58,7 +58,7 @@ def cases():
             yield pytest.param(symmetry, method, marks=pytest.mark.slow if long else (), id=f"{symmetry}-{method}")
 
 
-@pytest.mark.parametrize("symmetry, method", cases())
+@pytest.mark.parametrize("symmetry, method", list(cases()))
 @settings(max_examples=2)
 @given(coefficients=COEFFICIENTS)
 def test_the_equation_is_the_derivative_along_the_modified_field(method, symmetry, coefficients):

@@ -101,6 +101,7 @@ def test_a_script_leaves_numbers_figures_and_verdicts(folder):
     assert "| figure3 |" in table
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_computed_again_and_the_same_seed_gives_the_same_numbers(folder, tmp_path):
     from validation.claims import Setting
     from validation.running import Store, run_case
@@ -121,6 +122,7 @@ def test_numbers_of_another_setting_or_another_text_are_not_taken_over(folder, m
     assert running.Store("figure3", folder, Setting(quick=True)).missing()
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
     from validation import figure3
     from validation.claims import Setting
