@@ -11,8 +11,11 @@ import pytest
 from hypothesis import is_hypothesis_test
 from numbered_laws import LAWS
 
+import modeq
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
+PACKAGE = Path(modeq.__file__).parent
 SPENT = 120  # seconds, for one law
 
 
@@ -33,7 +36,7 @@ def test_laws_are_properties_and_every_property_of_this_folder_is_a_law():
 @pytest.mark.parametrize("number", range(1, len(LAWS) + 1))
 def test_a_mutation_has_its_place(number):
     law = LAWS[number - 1]
-    found = (ROOT / "modeq" / law.file).read_text(encoding="utf-8").count(law.text)
+    found = (PACKAGE / law.file).read_text(encoding="utf-8").count(law.text)
     assert found == 1, f"mutation of law {number}: text found {found} times, not once, in modeq/{law.file}: {law.text}"
 
 
@@ -64,7 +67,7 @@ def run(copy, tests):
 def copy(tmp_path_factory):
     """A copy of the package and of its tests."""
     folder = tmp_path_factory.mktemp("mutated")
-    shutil.copytree(ROOT / "modeq", folder / "modeq", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, folder / "modeq", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
