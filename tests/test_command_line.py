@@ -17,7 +17,7 @@ from modeq.cli import compare, derive, study, symmetries
 from modeq.cli.main import main
 from modeq.cli.shared import ENDINGS
 
-PAGE = (Path(mq.__file__).parent.parent / "docs" / "command_line.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text(encoding="utf-8")
 COMMANDS = ("derive", "compare", "symmetries", "study")
 
 

@@ -105,7 +105,7 @@ def balance(
     Returns
     -------
     Balance
-        With arrays of shape [generators].
+        With arrays of shape [charges], and [generators] for the shift.
 
     Raises
     ------

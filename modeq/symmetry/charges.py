@@ -98,6 +98,9 @@ class Charge:
         self.count(found)
         return found
 
+    def require_law(self, weight_decay: float = 0.0) -> None:
+        """Raise `NoClosedLaw` if the charge has no law under this `weight_decay`; here each has one."""
+
     @property
     def _along_axes(self) -> tuple[Member, ...]:
         """The members; those of a family of matrices are factors, and its methods others."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modeq.errors import NoClosedLaw
-from modeq.symmetry.affine_charges import ONE, AffineSymmetry
+from modeq.symmetry.affine_charges import ONE
 from modeq.symmetry.followed import FollowedCharge
 from modeq.symmetry.laws import SGDStep
 from modeq.symmetry.reading import Readings
@@ -63,9 +63,7 @@ class SGDSteps:
 
     def _common_step(self, name: str) -> tuple[SGDStep, float]:
         step, sign = common_step(self.optimizer, name, self.groups[name])
-        charge = self.followed[name].charge
-        if isinstance(charge, AffineSymmetry):
-            charge.require_law(step.weight_decay)
+        self.followed[name].charge.require_law(step.weight_decay)
         if name in self.rotations and (step.nesterov or step.momentum == 0):
             raise NoClosedLaw(
                 f"charge {name!r} is a rotation, and has no closed law under {step}; train with momentum, without "
@@ -158,8 +156,7 @@ class ObservedSteps:
         self.rotations: frozenset[str] = frozenset()
         for name, f in followed.items():
             groups_of(optimizer, name, f.parameters)
-            if f.charge.degree is None:
-                f.charge.require_law()
+            f.charge.require_law()
             if f.charge.degree == 0:
                 raise NoClosedLaw(
                     f"charge {name!r} is a rotation, one of parameters and momentum buffers, and only the laws of "

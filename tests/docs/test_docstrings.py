@@ -56,9 +56,10 @@ INNER = {
     "TorchProblem": {"named", "data", "torch_module", "flat_parameters", "loss_tensor"},
     "Charge": {
         "conserved", "normaliser", "generator_norm", "moved", "moved_slope", "acted", "drawn", "owners", "norm",
+        "require_law",
     },
     "Matrices": {"layout", "combined", "sides"},
-    "AffineSymmetry": {"count", "form", "lengths", "pairing", "require_law"},
+    "AffineSymmetry": {"count", "form", "lengths", "pairing"},
     "Rotation": {"sizes"},
     "Tracker": {"to_xarray"},
     "Study": {"save"},
