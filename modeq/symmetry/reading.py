@@ -1,7 +1,7 @@
 """All charges read off the parameters at once: each tensor is multiplied and summed once, for all charges it is in.
 
-Products are formed and added up in pieces that stay in the cache, in the tensors' own precision, at least float32, and
-the pieces are added up in float64: a reading allocates next to nothing beside the parameters.
+Products are formed and added up in pieces that stay in the cache, in the tensors' own precision, at least float32: a
+reading allocates next to nothing beside the parameters. What needs no product is added up at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,8 @@ from modeq.symmetry.matrix_reading import MatrixReading
 from modeq.symmetry.members import Member
 
 Tensors = Mapping[int, Tensor]  # by the identity of the parameter
-_PIECE = 88_000  # entries that are multiplied at a time
+_FEW, _MANY = 88_000, 352_000  # entries that are multiplied at a time: as many as stay in the cache,
+_SHARE = 200  # and between these at most this part of the parameters, which is little beside them
 _HALVES = (torch.float16, torch.bfloat16)
 _WHOLE = -1  # in place of an axis: all entries, in their order
 
@@ -58,6 +59,8 @@ class Readings:
                 continue
             self._members[name] = [(id(parameters[m.parameter]), m) for m in charge.members if isinstance(m, Member)]
             self.counts[name] = self.sizes[name] = charge.count(parameters)
+        entries = {id(p): p.numel() for _, parameters in charges.values() for p in parameters.values()}
+        self._piece = min(_MANY, max(_FEW, sum(entries.values()) // _SHARE))
 
     def pairing(self, x: Tensors | None, y: Tensors, names: Iterable[str], *, sizes: bool = False) -> Tensor:
         """Return ⟨ξ(x), y⟩ of some charges one after another, in float64; with `sizes` those of the terms after them.
@@ -108,7 +111,7 @@ class Readings:
     def _memory(self, like: Tensor) -> Tensor:
         kind = like.dtype, like.device
         if kind not in self._scratch:
-            self._scratch[kind] = torch.empty(_PIECE, dtype=like.dtype, device=like.device)
+            self._scratch[kind] = torch.empty(self._piece, dtype=like.dtype, device=like.device)
         return self._scratch[kind]
 
     def split(self, packed: Any, names: Iterable[str], *, sizes: bool = False) -> dict[str, Any]:
@@ -145,11 +148,12 @@ def _sums(x: Tensor | None, y: Tensor, axes: set[int], scratch: Tensor, *, absol
     squares = x is y
     y = y.detach()
     x = None if x is None else x.detach()
-    if _WHOLE in axes or y.dim() == 0 or hasattr(y, "full_tensor"):
+    no_product = x is None and not absolute and y.dtype not in _HALVES
+    if no_product or _WHOLE in axes or y.dim() == 0 or hasattr(y, "full_tensor"):
         product = _product(x, y, absolute)
         return {axis: whole(product.double() if axis == _WHOLE else _over_others(product, axis)) for axis in axes}
     rest = y[0].numel() if len(y) else 0
-    rows = max(1, _PIECE // max(rest, 1))
+    rows = max(1, len(scratch) // max(rest, 1))
     if squares and y.is_contiguous() and y.dtype not in _HALVES and rows * rest <= len(scratch):
         along, across = _squares(y.reshape(len(y), -1), axes, scratch[: rows * rest].view(rows, rest))
     else:
@@ -160,14 +164,13 @@ def _sums(x: Tensor | None, y: Tensor, axes: set[int], scratch: Tensor, *, absol
 
 
 def _squares(y: Tensor, axes: set[int], scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ y² of each row, and of each column, piece by piece."""
-    along, across = [], scratch.zero_()
-    for piece in y.split(len(scratch)):
-        if 0 in axes:
-            along.append(torch.linalg.vector_norm(piece, dim=1))
-        if axes != {0}:
+    """Σ y² of each row, and of each column piece by piece."""
+    along = torch.linalg.vector_norm(y, dim=1).double().square() if 0 in axes else y.new_zeros(0)
+    across = scratch.zero_()
+    if axes != {0}:
+        for piece in y.split(len(scratch)):
             across[: len(piece)].addcmul_(piece, piece)
-    return torch.cat(along).double().square() if along else y.new_zeros(0), across.sum(0).double()
+    return along, across.sum(0).double()
 
 
 def _products(

@@ -25,18 +25,18 @@ class Step:
     Attributes
     ----------
     of : charge's name -> (hyper-parameters, sign of its gradients, whether it is the first step)
-    rotations : names of those of which nothing but ⟨ξ(θ), g⟩ is read
+    quadratic : names of those whose laws contain squares of the updates; of the others nothing but ⟨ξ(θ), g⟩ is read
     values : what was read -> tensor over all generators of these charges
     """
 
     of: dict[str, tuple[SGDStep, float, bool]]
-    rotations: frozenset[str] = frozenset()
+    quadratic: frozenset[str] = frozenset()
     values: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, list[str]]:
         """The charges for which each is read: ⟨ξ(θ), g⟩, and the products of gradients, parameters and buffers."""
-        driven = {name: hyper for name, (hyper, _, _) in self.of.items() if name not in self.rotations}
+        driven = {name: hyper for name, (hyper, _, _) in self.of.items() if name in self.quadratic}
         nesterov = [name for name, hyper in driven.items() if hyper.nesterov and hyper.momentum]
         plain = [name for name, hyper in driven.items() if hyper.momentum == 0]
         left = [name for name in plain if not self.of[name][2]]  # buffers from earlier steps
@@ -57,7 +57,7 @@ class SGDSteps:
     def __init__(self, optimizer: torch.optim.SGD, followed: Followed, readings: Readings) -> None:
         self.optimizer, self.followed, self.readings = optimizer, followed, readings
         self.groups = {name: groups_of(optimizer, name, f.parameters) for name, f in followed.items()}
-        self.rotations = frozenset(name for name, f in followed.items() if f.charge.degree == 0)
+        self.rotations, self.quadratic = (_of_degree(degree, followed) for degree in (0, 2))
         for name in self.groups:
             self._common_step(name)
 
@@ -88,7 +88,7 @@ class SGDSteps:
     def before(self, along: bool) -> Step:
         """Read what the step will overwrite, ⟨ξ(θ), g⟩ if asked; raises `NoClosedLaw` before anything moved."""
         moved = {n: f for n, f in self.followed.items() if moving(n, f.parameters)}
-        step = Step({}, self.rotations)
+        step = Step({}, self.quadratic)
         theta = parameters_of(moved)
         gradients: dict[int, Any] = {}
         self.buffers: dict[int, Tensor] = {}
@@ -126,7 +126,7 @@ class SGDSteps:
             along = sign * read["along"][name] if "along" in read else np.nan
             forcing: Any
             cross: Any
-            if name in step.rotations:
+            if name not in step.quadratic:
                 forcing = cross = 0.0
             elif hyper.momentum == 0:
                 forcing, cross = read["gg"][name], 0.0 if first else sign * read["gv"][name]
@@ -154,6 +154,7 @@ class ObservedSteps:
     def __init__(self, optimizer: torch.optim.Optimizer, followed: Followed, readings: Readings) -> None:
         self.optimizer, self.followed, self.readings = optimizer, followed, readings
         self.rotations: frozenset[str] = frozenset()
+        self.quadratic = _of_degree(2, followed)
         for name, f in followed.items():
             groups_of(optimizer, name, f.parameters)
             f.charge.require_law()
@@ -175,21 +176,26 @@ class ObservedSteps:
         """Copy the parameters."""
         self.start = {key: p.detach().clone() for key, p in parameters_of(self.followed).items()}
         rate = float(self.optimizer.param_groups[0].get("lr", 0.0))
-        return Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)))
+        return Step(dict.fromkeys(self.followed, (SGDStep(max(rate, 0.0)), 1.0, False)), self.quadratic)
 
     def after(self, step: Step) -> None:
         """Compare."""
         theta = parameters_of(self.followed)
         update = {key: theta[key].detach() - before for key, before in self.start.items()}
         step.values["drift"] = self.readings.pairing(self.start, update, self.followed)
-        step.values["square"] = self.readings.pairing(update, update, self.followed)
+        step.values["square"] = self.readings.pairing(update, update, sorted(self.quadratic))
         del self.start
 
     def advance(self, step: Step, values: dict[str, Any]) -> None:
         """Add up the changes."""
-        read = {key: self.readings.split(value, self.followed) for key, value in values.items()}
+        drift = self.readings.split(values["drift"], self.followed)
+        square = self.readings.split(values["square"], sorted(self.quadratic))
         for name, followed in self.followed.items():
-            followed.laws.observe(read["drift"][name], read["square"][name], step.of[name][0].h)
+            followed.laws.observe(drift[name], square.get(name, 0.0), step.of[name][0].h)
+
+
+def _of_degree(degree: int, followed: Followed) -> frozenset[str]:
+    return frozenset(name for name, f in followed.items() if f.charge.degree == degree)
 
 
 def parameters_of(followed: Followed) -> dict[int, Tensor]:

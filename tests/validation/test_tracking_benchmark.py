@@ -28,17 +28,16 @@ def test_a_dry_run(tracking, tmp_path, capsys):
 
 
 def test_a_dry_run_on_matrices(tracking, tmp_path):
-    assert tracking.main(["--quick", "--network", "gpt", "--batch", "3", "--out", str(tmp_path)]) == 0
+    assert tracking.main(["--quick", "--network", "gpt", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "tracking_gpt.json").read_text(encoding="utf-8"))
-    assert (content["network"], content["batch"]) == ("gpt", 3)
+    assert content["network"] == "gpt"
     assert content["generators"] > 40  # two heads of 4 × 4 matrices, twice
 
 
-@pytest.mark.parametrize("option", ["--rounds", "--batch"])
-def test_nothing_is_measured_on_nothing(tracking, option, capsys):
+def test_nothing_is_measured_in_no_rounds(tracking, capsys):
     with pytest.raises(SystemExit):
-        tracking.main(["--quick", option, "0"])
-    assert f"{option} is 0, and must be at least 1" in capsys.readouterr().err
+        tracking.main(["--quick", "--rounds", "0"])
+    assert "--rounds is 0, and must be at least 1" in capsys.readouterr().err
 
 
 def test_what_is_missed(tracking):

@@ -1,11 +1,10 @@
 """The cost of tracking every step of a training: ``python -m validation.benchmarks.tracking --out results``.
 
-Full VGG-16 with batch norm on 64×64 images in batches of 32, or (``--network gpt``) a GPT of 12 layers on two
-sequences of its 1,024 tokens, whose charges are matrices for the most part; SGD with momentum and weight decay.
-``--batch`` takes another number of images or sequences: the cost is one of each step, whatever its batch. Steps without
-and with a tracker take turns, and so do steps beside which each gradient's square is kept in a running integral as
-large as the parameters, as published code for these laws does: with momentum that is one integral and two copies of the
-parameters. Time is what the hooks take over what the step takes without them, medians of all rounds; memory is the
+Full VGG-16 with batch norm on 64×64 images in batches of 32, or (``--network gpt``) a GPT of 12 layers on one
+sequence of its 1,024 tokens, whose charges are matrices for the most part; SGD with momentum and weight decay. Steps
+without and with a tracker take turns, and so do steps beside which each gradient's square is kept in a running integral
+as large as the parameters, as published code for these laws does: with momentum that is one integral and two copies of
+the parameters. Time is what the hooks take over what the step takes without them, medians of all rounds; memory is the
 most that the hooks hold at a time, beside the records, over what the parameters take.
 """
 
@@ -54,26 +53,25 @@ class Integrals:
         return sum(t.numel() * t.element_size() for t in [*self.sums, *self.last[0], *self.last[1]])
 
 
-def _vgg(quick: bool, batch: int | None) -> tuple[nn.Module, Tensor, Tensor]:
-    width, size, usual = (1 / 64, 32, 4) if quick else (1.0, 64, 32)
-    batch = batch or usual
+def _vgg(quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    width, size, batch = (1 / 64, 32, 4) if quick else (1.0, 64, 32)
     network = vgg16(width=width, batch_norm=True, image_size=size)
     return network, torch.randn(batch, 3, size, size), torch.randint(0, 200, (batch,))
 
 
-def _gpt(quick: bool, batch: int | None) -> tuple[nn.Module, Tensor, Tensor]:
+def _gpt(quick: bool) -> tuple[nn.Module, Tensor, Tensor]:
     network = gpt(layers=1, heads=2, dim=8, vocabulary=11, context=64) if quick else gpt()
-    tokens = torch.randint(0, 11, (batch or 2, 65 if quick else 1025))
+    tokens = torch.randint(0, 11, (1, 65 if quick else 1025))
     return network, tokens[:, :-1], tokens[:, 1:]
 
 
-NETWORKS: dict[str, Callable[[bool, int | None], tuple[nn.Module, Tensor, Tensor]]] = {"vgg": _vgg, "gpt": _gpt}
+NETWORKS: dict[str, Callable[[bool], tuple[nn.Module, Tensor, Tensor]]] = {"vgg": _vgg, "gpt": _gpt}
 
 
-def measure(network: str, rounds: int, quick: bool, device: str, batch: int | None = None) -> dict[str, Any]:
+def measure(network: str, rounds: int, quick: bool, device: str) -> dict[str, Any]:
     """Return seconds of each kind of step in each round, and bytes."""
     torch.manual_seed(0)
-    module, x, y = (part.to(device) for part in NETWORKS[network](quick, batch))
+    module, x, y = (part.to(device) for part in NETWORKS[network](quick))
     charges = mq.find_charges(module, x[:2], "cross_entropy")
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
@@ -107,7 +105,6 @@ def measure(network: str, rounds: int, quick: bool, device: str, batch: int | No
     plain = median(seconds["plain"])
     return {
         "network": network,
-        "batch": len(x),
         "parameters": sum(p.numel() for p in module.parameters()),
         "charges": len(charges),
         "generators": charges.generators,
@@ -196,8 +193,7 @@ def markdown(results: dict[str, Any]) -> str:
     network = (
         f"{results['parameters']:,} parameters, {results['charges']} charges with {results['generators']:,} generators"
     )
-    step = f"a step on a batch of {results['batch']} takes {results['step, s']:.2f} s"
-    lines += ["", f"{network}; {step}.", "", f"{where[0].upper()}{where[1:]}."]
+    lines += ["", f"{network}; a step takes {results['step, s']:.2f} s.", "", f"{where[0].upper()}{where[1:]}."]
     return "\n".join(lines) + "\n"
 
 
@@ -218,17 +214,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m validation.benchmarks.tracking", description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="vgg", help="VGG-16 with batch norm by default")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="of each kind of step; the medians count")
-    parser.add_argument("--batch", type=int, metavar="N", help="images or sequences in a batch; by default 32 or 2")
     parser.add_argument("--quick", action="store_true", help="a dry run on a narrow network")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tracking.json and tracking.md there")
     options = parser.parse_args(arguments)
-    for name in ("rounds", "batch"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} is {value}, and must be at least 1")
-    rounds = 1 if options.quick else options.rounds
-    results = measure(options.network, rounds, options.quick, options.device, options.batch)
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}, and must be at least 1")
+    results = measure(options.network, 1 if options.quick else options.rounds, options.quick, options.device)
     found = environment([])
     found.pop("processor time / elapsed time")
     results["environment"] = found | {
