@@ -82,6 +82,7 @@ def test_every_option_reaches_its_argument(name, capsys):
     }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_that_of_the_library(form, capsys):
     equation = getattr(mq, FORMS[form][0])(mq.HeavyBall(BETA), 2)

@@ -108,6 +108,7 @@ def test_a_diverging_training_keeps_what_there_is(tmp_path, capsys):
     assert (tmp_path / "trajectories.png").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_late_keeps_its_charges(tmp_path):
     with pytest.raises(mq.Diverged, match=r"the loss is .* at step .*: use a smaller learning rate"):
         mq.study("mlp", lr=6.0, momentum=0.9, weight_decay=1.0, steps=300, out=tmp_path)

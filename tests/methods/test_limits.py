@@ -20,6 +20,7 @@ CLOSED = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", CLOSED)
 def test_limits_in_closed_form(name):
     method, series, stability = CLOSED[name]

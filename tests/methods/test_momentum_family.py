@@ -135,6 +135,7 @@ def test_gauss_with_two_stages_is_of_order_four():
     assert any(value != 0 for tree, value in values.items() if tree.order == 5)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_phase_space_form_starts_behind_the_first_steps_of_pid(order):
     """Its second step follows no equation: the state that sets g⁻ to 0 has an eigenvalue that is no pole."""

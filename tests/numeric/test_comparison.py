@@ -276,6 +276,7 @@ def test_problems_that_print_alike_are_told_apart_by_their_gradients(tmp_path):
         mq.compare(GD, problem(1.0), **options)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_within_a_flow_goes_on_there(tmp_path):
     """With SIGKILL, before the flow of the last law is finished."""
     options = ["--problem", "digits-tanh", "--methods", "heavy-ball", "--momentum", "0.5", "--lr", "0.02"]

@@ -22,6 +22,7 @@ def cases():
             yield pytest.param(name, order, marks=() if default else pytest.mark.slow, id=f"{name}-{order}")
 
 
+@pytest.mark.some(24)
 @pytest.mark.parametrize(("name", "order"), list(cases()))
 def test_slope(name, order):
     method = registry.method(name)

@@ -264,6 +264,7 @@ def method_of(momentum=0, dampening=0, nesterov=False, decay=0, decoupled=False)
     return plain, plain.with_weight_decay(decay, decoupled=decoupled)
 
 
+@pytest.mark.some(13)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("name", SGD)
 def test_every_iterate_is_met_to_twelve_digits_of_the_largest_parameter(name, spectrum):
@@ -304,6 +305,7 @@ def powers_of_roots(h, curvature, start, n, momentum=0, dampening=0, nesterov=Fa
         return float(mpmath.re(c * first**n + (start - c) * second**n))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", SGD)
 def test_between_the_steps_each_eigenvector_follows_the_powers_of_its_own_roots(name):
     """Eigenvalues repeated, off the axes; negative roots too, near the stability limit."""

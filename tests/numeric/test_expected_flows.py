@@ -49,6 +49,7 @@ def slopes(errors):
     return np.log2(errors[:-1] / errors[1:])
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize(
     ("losses", "sampling"),
@@ -81,6 +82,7 @@ def test_without_the_variance_the_order_is_one(name):
     assert np.all(abs(slopes(errors) - 1) < 0.15), slopes(errors)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_one_fixed_order_follows_the_equation_of_its_epoch(name, order):

@@ -44,6 +44,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", METHODS)
 def test_on_written_out_losses(name, problem):
@@ -75,6 +76,7 @@ def test_on_games(game):
         assert np.all(abs(slopes_of(equation, DUEL, theta, sizes, ("lambdify", "gradients")) - ORDER) < 0.25)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("inner", [DESCENT, BALL.with_weight_decay(0.1), BALL.with_weight_decay(0.1, True)], ids=repr)
 @pytest.mark.parametrize("sampling", [None, "reshuffling", "replacement"])
 def test_on_epochs_of_minibatches(inner, sampling):
@@ -119,6 +121,7 @@ def network(name):
     return mq.TorchProblem(module, F.cross_entropy, inputs, torch.arange(6) % 2)
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize(
     "optimizer", [DESCENT, BALL, mq.Nesterov(0.5), BALL.with_weight_decay(0.1, decoupled=True)], ids=repr
 )

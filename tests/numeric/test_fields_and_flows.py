@@ -28,6 +28,7 @@ def test_written_out_and_nested_derivatives_agree(method, loss, order):
     np.testing.assert_allclose(written, nested, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize(
     "method",
     [mq.GradientDescent(), mq.HeavyBall(0.5, 0.2), mq.Nesterov(0.6), mq.HeavyBall(0.5).with_weight_decay(0.3, True)],

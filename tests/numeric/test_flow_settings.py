@@ -174,6 +174,7 @@ def network(dtype):
     return mq.TorchProblem(module, torch.nn.functional.cross_entropy, inputs, labels)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("batches", [None, [[0, 1, 2, 3], [4, 5, 6, 7]]], ids=["whole", "batches"])
 @pytest.mark.parametrize("form", [DESCENT, TIME, PHASE, STATE], ids=lambda form: type(form).__name__)
 def test_networks_in_float32_stay_there(form, batches, monkeypatch):

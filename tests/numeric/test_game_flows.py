@@ -24,6 +24,7 @@ GAMES = {
 START = {2: [0.8, -0.5], 3: [0.6, -0.4, 0.5]}
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("name", GAMES)
 def test_rounds_follow_their_equation_to_its_order(name, order):

@@ -47,6 +47,7 @@ def slopes(method, problem, theta, order, largest):
         return np.log2(np.array(values[:-1]) / values[1:]), values
 
 
+@pytest.mark.some(21)
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", ONE_QUERY)
 def test_the_field_is_the_truncated_series_up_to_the_next_power_of_h(name, order):
@@ -61,6 +62,7 @@ def test_the_field_is_the_truncated_series_up_to_the_next_power_of_h(name, order
         assert np.all(abs(found - order) < 0.25), (found, values)
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize(
     "name", ["gradient descent", "heavy ball 0.9", "Nesterov 0.5", "heavy ball 0.5, decoupled decay"]
 )
@@ -72,6 +74,7 @@ def test_on_a_network_too(name, order):
     assert np.all(abs(found - order) < 0.25), (found, values)
 
 
+@pytest.mark.some(21)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", PLAIN)
 def test_as_many_gradients_as_the_order(name, order):

@@ -83,6 +83,7 @@ def quadratic_errors(seed, *asked):
 GRADIENT_FLOW = (mq.modified_equation(MOMENTUM, 1), {"batches": None})
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_noisy_quadratic(seed):
     """The figures of one draw of the noise are 3.58, 0.43 and 8.4e-4."""
@@ -92,6 +93,7 @@ def test_a_noisy_quadratic(seed):
     assert two_terms < 2e-3
 
 
+@pytest.mark.slow
 def test_each_term_on_a_noisy_quadratic_is_worth_a_factor():
     second_order, no_jump, first_jump, one_term, two_terms = quadratic_errors(
         0, (TIME, {}), (LEADING, {"jumps": 0}), (LEADING, {"jumps": 1}), (ONE_POWER, {"jumps": 1}), (ONE_POWER, {})
@@ -116,6 +118,7 @@ METHODS = {
 STEP_SIZES = (0.004, 0.002)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name, jumps", [("heavy ball", 0), ("heavy ball", 1), ("Nesterov", 1), *((name, 2) for name in METHODS)]
 )
@@ -255,6 +258,7 @@ KINKED_LAWS = (
 )
 
 
+@pytest.mark.slow
 def test_a_network_with_kinks_follows_its_minibatches():
     mean, second_order, phase = training_errors(*convolutional("relu", 256, 0, 40), *KINKED_LAWS)
     assert phase < mean / 20

@@ -33,6 +33,7 @@ def network():
     return NETWORKS["tanh on digits"]()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_problem(name, order):
@@ -40,27 +41,32 @@ def test_every_problem(name, order):
     assert_order(METHODS["heavy ball"], problem, start, order=order, time=1.0)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name):
     assert_order(METHODS["heavy ball"], NETWORKS[name](), order=3, time=2.0, halvings=2)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", METHODS)
 def test_vector_field_from_gradients_alone(name, order, two_variables):
     assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, field="gradients")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
 def test_vector_field_on_a_network(name, order, network):
     assert_order(METHODS[name], network, order=order, time=1.5, field="gradients", halvings=2)
 
 
+@pytest.mark.slow
 def test_vector_field_on_a_network_by_automatic_differentiation(network):
     assert_order(METHODS["heavy ball"], network, order=2, time=1.5, field="autodiff", halvings=2)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("order", [2, 3, 4])
 @pytest.mark.parametrize("name", ["heavy ball", "heavy ball, dampening", "Nesterov"])
 def test_a_layer_one_order_short_costs_one_order(name, order, two_variables):
@@ -70,6 +76,7 @@ def test_a_layer_one_order_short_costs_one_order(name, order, two_variables):
     assert observed.expected == order - 1
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["heavy ball", "Nesterov"])
 def test_a_layer_one_order_short_costs_one_order_on_a_network(name, network):
     assert_order(METHODS[name], network, order=3, time=1.5, initial_layer=1, expected=2, halvings=2)
@@ -88,11 +95,13 @@ def test_time_derivative_form(name, orders, two_variables):
         assert_order(METHODS[name], two_variables, [0.8, -0.4], order=order, time=0.6, form="time", halvings=3)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
 def test_from_rest_the_second_order_form_is_of_first_order(name, two_variables):
     assert_order(METHODS[name], two_variables, [0.8, -0.4], order=2, time=0.6, form="rest", expected=1, halvings=3)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball, dampening", "Nesterov"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_phase_space_form(name, order, two_variables):
@@ -148,6 +157,7 @@ def test_slopes_below_the_noise_are_nan():
     assert np.isnan(observed.slopes[0]) or observed.errors[-1] > observed.noise_floor
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name, order", [("gradient descent", 2), ("heavy ball", 1), ("Nesterov", 2)])
 def test_state_space_form(name, order, two_variables):
     """From the first step on, without a layer."""

@@ -30,6 +30,7 @@ def weight(tree, scheme):
     return sum(b * x for b, x in zip(scheme.b, stages(tree), strict=True))
 
 
+@pytest.mark.some(17)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ONE_QUERY)
 def test_elementary_weights_are_the_coefficients_of_the_field(name, order):
@@ -66,6 +67,7 @@ def test_as_many_gradients_as_the_order(decay):
             assert counted.gradients == field.gradients_per_call == expected
 
 
+@pytest.mark.some(19)
 @pytest.mark.parametrize("order", [2, 3, 4])
 @pytest.mark.parametrize("name", [n for n in ONE_QUERY if "0.99" not in n])
 def test_the_difference_from_the_series_has_the_order(name, order):

@@ -34,6 +34,7 @@ def test_nested_derivatives_are_those_written_out(name, rows):
     np.testing.assert_allclose(nested, written, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("highest, tolerance", [(0, 0.0), (1, 4e-9), (2, 4e-9), (3, 1e-8), (4, 1e-8)])
 def test_differences_of_gradients_are_close(name, highest, tolerance):

@@ -32,6 +32,7 @@ SETTLED = [
 ]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name, expansion, order", SETTLED)
 def test_settled_trainings_are_followed_to_the_order_of_the_form(name, expansion, order):
     form = mq.phase_space_form(METHODS[name], order, expansion)
@@ -56,6 +57,7 @@ FROM_ZERO = [
 ]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name, expansion, order", FROM_ZERO)
 def test_from_zero_buffers_a_shift_stays_unless_r_is_interpolated(name, expansion, order):
     """Order min(p, 2) of Taylor's r; with the poles interpolated p, through 3."""

@@ -50,6 +50,7 @@ def test_between_the_iterates_it_is_the_exact_quadratic_flow(beta):
     np.testing.assert_allclose(law.y[:, 0], expected, atol=1e-11)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("momentum", ["0.5", "0.9", "0.99"])
 def test_its_power_series_is_what_the_form_gives(momentum):
     """c Q + x Σ S_j Q^j = 0 at Q = −P(x): J powers of q give J coefficients of P, and not the next."""

@@ -17,6 +17,7 @@ METHODS = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_velocity_is_the_one_that_leads_through_the_first_iterates(name):
     """Both in units of a step; trees with up to p vertices leave O(h^{p+1})."""

@@ -162,6 +162,7 @@ def test_a_kink_stops_an_integrator_that_controls_its_error_but_not_fixed_steps(
         assert np.max(abs(found.y[:, 0] - np.maximum(1 - found.t, 0))) <= 0.1 / substeps
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "form", [mq.modified_equation(mq.HeavyBall(0.5), 2), mq.phase_space_form(mq.HeavyBall(0.5), 2)]
 )

@@ -83,12 +83,14 @@ def network():
     return registry.NETWORKS["tanh on digits"]()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(("name", "schedule"), list(cases([*FAMILY, *OTHERS])))
 def test_the_vector_field_is_of_second_order(name, schedule, two_variables):
     form = mq.scheduled_equation(registry.method(name), SCHEDULES[schedule])
     assert_slopes(2, form, *two_variables)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", LONG)
 def test_the_vector_field_of_a_long_memory(name, two_variables):
     form = mq.scheduled_equation(registry.method(name), SCHEDULES["exponential"])
@@ -118,12 +120,14 @@ def test_without_the_slope_gradient_descent_and_runge_kutta_are_of_first_order(t
         assert slopes[-1] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(("name", "schedule"), list(cases([*FAMILY, "heavy ball 0.9"])))
 def test_the_form_in_time_derivatives_is_of_second_order(name, schedule, two_variables):
     form = mq.scheduled_time_derivative_form(registry.method(name), SCHEDULES[schedule])
     assert_slopes(2, form, *two_variables, inside_limit=name != "heavy ball 0.9")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name", ["heavy ball 0.5", "Nesterov 0.5", "heavy ball 0.5, decoupled decay", "heavy ball 0.9"]
 )
@@ -151,6 +155,7 @@ def test_weight_decay_beside_a_buffer_that_does_not_scale(derive, two_variables)
     assert_slopes(2, derive(method, SCHEDULES["exponential"]), *two_variables)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name", ["gradient descent", "heavy ball 0.5", "Nesterov 0.5", "heavy ball 0.5, decoupled decay"]
 )
@@ -160,6 +165,7 @@ def test_a_network_by_the_vector_field(name, network):
     assert_slopes(2, form, network, time=1.5, halvings=1)
 
 
+@pytest.mark.slow
 def test_a_network_without_the_slope_of_the_schedule(network):
     form = mq.scheduled_equation(registry.method("heavy ball 0.5"), SCHEDULES["hyperbolic"])
     assert_slopes(1, replace(form, schedule_coefficients=()), network, time=1.5, halvings=1)
@@ -247,6 +253,7 @@ def test_the_flow_is_that_of_what_is_written_out(derive, name, two_variables):
     assert np.max(abs(solution.y[:2].T - flowed.y)) < 1e-11
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "derive, name, expected",
     [

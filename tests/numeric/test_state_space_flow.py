@@ -36,6 +36,7 @@ def slopes(method, order, time, steps, iterates, buffers=None):
     return np.log2(np.array(errors[:-1]) / np.array(errors[1:])), errors
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("buffer", [[0.0, 0.0], [1.0, -0.5]], ids=["from zero", "from a buffer"])
 @pytest.mark.parametrize("momentum, time, steps", [(0.5, 0.125, (13, 26, 52)), (0.9, 0.1, (100, 200, 400))])
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -69,6 +70,7 @@ METHODS = {
 }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in ("two buffers", "complex pair") else ()) for name in METHODS],
@@ -132,6 +134,7 @@ def test_quadratics_against_the_exact_flow():
         assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
 def test_orders_help_beyond_the_series_limit(momentum):
     """The field on θ alone means nothing at h·λ = 0.04; here each order is worth a factor of 30 at least."""

@@ -85,6 +85,7 @@ def moment_slopes(method, equation, k, rates, **options):
 RATES = 2.0 ** -np.arange(7, 11)
 
 
+@pytest.mark.some(11)
 @pytest.mark.parametrize(
     "method",
     [
@@ -220,6 +221,7 @@ def coupled_difference(method, order, steps, pairs):
     return coefficients[0], np.std(differences - design @ coefficients) / np.sqrt(pairs)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("method, counts", [(GD, (8, 16, 32)), (HALF, (16, 32, 64))], ids=["GD", "HeavyBall"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_weak_order_with_common_random_numbers(method, counts, order):

@@ -204,6 +204,7 @@ def compare(problem, scale=1.0, orders=(1, 2, 3), tolerance=(1e-10, 1e-8, 1e-7))
         assert np.max(abs(computed - expected)) <= bound, (order, np.max(abs(computed - expected)) / bound)
 
 
+@pytest.mark.some(14)
 @pytest.mark.parametrize("name", LAYERS)
 def test_derivatives_through_layers(name):
     compare(built(*LAYERS[name]), scale=0.25 if "Norm" in name or "Transformer" in name else 1.0)

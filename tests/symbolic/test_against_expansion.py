@@ -102,6 +102,7 @@ CASES = {
 ALIKE = ("classical Nesterov", "quasi-hyperbolic", "PID", "optimistic gradient", "Nesterov, coupled decay")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in CASES]
 )
@@ -141,6 +142,7 @@ def test_the_reference_has_all_trees():
     assert len({ours(tree) for tree in all_trees(4, 2)}) == 72
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", RULES)
 def test_every_tree_to_order_six(name):
     method, rule, hyperparameters = RULES[name]
@@ -150,6 +152,7 @@ def test_every_tree_to_order_six(name):
         assert equation[ours(tree)] == naive_trees.coefficient(naive_trees.nested(tree), rule, **hyperparameters)
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("name", registry.names(lambda m: m.colour_count == 1))
 def test_every_tree_to_order_six_for_every_registered_method(name):
     equation = mq.modified_equation(registry.method(name), order=6)
@@ -163,6 +166,7 @@ def linear(tree, colour):
     return (tree[0] != colour or len(tree[1]) < 2) and all(linear(child, colour) for child in tree[1])
 
 
+@pytest.mark.some(15)
 @pytest.mark.parametrize("name", registry.names(lambda m: m.decay))
 def test_every_tree_to_order_four_with_weight_decay(name):
     equation = mq.modified_equation(registry.method(name), order=4)
@@ -206,6 +210,7 @@ SYMBOLIC = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_coefficients_as_functions_of_the_hyperparameters(name):
     method, rule, hyperparameters = SYMBOLIC[name]

@@ -127,6 +127,7 @@ def cases():
                 yield pytest.param(name, sampling, batches, marks=marks, id=f"{name}-{sampling}-{batches}")
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize(("name", "sampling", "batches"), list(cases()))
 def test_the_expected_map_is_that_of_all_orders_enumerated(name, sampling, batches):
     method = METHODS[name]
@@ -137,6 +138,7 @@ def test_the_expected_map_is_that_of_all_orders_enumerated(name, sampling, batch
     assert any(value != 0 for tree, value in equation.items() if 1 in tree.colours)
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("batches", [2, 3])
 @pytest.mark.parametrize("sampling", ["reshuffling", "replacement"])
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "symbolic momentum"])
@@ -156,6 +158,7 @@ def test_four_batches_in_all_orders():
     assert all(equal(found[tree], value) for tree, value in enumerated.items())
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("logarithms", [False, True])
 @pytest.mark.parametrize("sampling", ["reshuffling", "replacement"])
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ GRADIENT_PARTS = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", GRADIENT_PARTS)
 def test_gradient_part_and_remainder_add_up(name):
     equation = mq.modified_equation(GRADIENT_PARTS[name], 3)

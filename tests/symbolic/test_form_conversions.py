@@ -32,6 +32,7 @@ def test_time_derivative_form(name):
     assert form.vector_field(ORDER).coefficients == mq.modified_equation(METHODS[name], ORDER).coefficients
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("expansion", EXPANSIONS)
 @pytest.mark.parametrize("name", METHODS)
 def test_phase_space_form(name, expansion):
@@ -39,6 +40,7 @@ def test_phase_space_form(name, expansion):
     assert form.vector_field(ORDER).coefficients == mq.modified_equation(METHODS[name], ORDER).coefficients
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_derivatives_of_the_modified_flow_solve_the_time_derivative_form(name):
     """Σ c_k θ⁽ᵏ⁾ + λ Σ d_k θ⁽ᵏ⁾ = f tree by tree, θ⁽ᵏ⁾ from the recursion of the modified equation itself."""

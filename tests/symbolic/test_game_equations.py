@@ -66,6 +66,7 @@ def published_game(make, rates, updates):
     return make(EULER, [rate / count for rate, count in zip(rates, updates, strict=True)], updates)
 
 
+@pytest.mark.some(19)
 @MAKERS
 @pytest.mark.parametrize("updates", [(i, j) for i in range(1, 5) for j in range(1, 5)], ids=str)
 def test_the_published_drift_with_one_learning_rate(make, updates):
@@ -78,6 +79,7 @@ def test_the_published_drift_with_one_learning_rate(make, updates):
             assert equal(equation[edge(c, d)], -a * a / 2 * p)
 
 
+@pytest.mark.some(19)
 @MAKERS
 @pytest.mark.parametrize("updates", [(i, j) for i in range(1, 5) for j in range(1, 5)], ids=str)
 def test_the_published_drift_with_two_learning_rates_is_right_for_one_round(make, updates):
@@ -374,6 +376,7 @@ CASES = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", CASES)
 def test_games_against_taylor_expansion(name):
     pairs, rates, turns, at_once, order = CASES[name]

@@ -104,6 +104,7 @@ MULTIPLE = {
 }
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("expansion", ["hermite", "powers"])
 @pytest.mark.parametrize("name", MULTIPLE)
 def test_multiple_and_irrational_poles(name, expansion):

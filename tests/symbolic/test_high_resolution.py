@@ -28,6 +28,7 @@ def expanded(method, expansion):
     return [sp.expand(sp.series(value.subs(beta, BETA), root, 0, 3).removeO()) for value in (damping, *forces)]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("expansion", ["derivatives", "powers"])
 def test_heavy_ball(expansion):
     """θ̈ + 2√μ θ̇ + (1 + √(μs))∇f = 0 through √s; beyond, μ√μ s·(2/3)θ̇, (μs/3)∇f and −(s/12) d²/dt² ∇f."""
@@ -39,6 +40,7 @@ def test_heavy_ball(expansion):
     assert all(value == 0 for value in higher)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("expansion", ["derivatives", "powers"])
 def test_nesterov(expansion):
     """θ̈ + 2√μ θ̇ + √s ∇²f θ̇ + (1 + √(μs))∇f = 0 through √s: d/dt ∇f = ∇²f θ̇ has the coefficient √s."""

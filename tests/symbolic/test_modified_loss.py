@@ -89,6 +89,7 @@ def test_heavy_ball_with_weight_decay_at_order_two(decoupled):
     assert sp.cancel(sp.together(found - expected_with_decay(loss, decoupled))) == 0
 
 
+@pytest.mark.some(18)
 @pytest.mark.parametrize("name", [n for n in registry.METHODS if "0.9" not in n or "decay" in n])
 def test_the_loss_integrates_the_field(name):
     """−∇L̃ = f̃ at the largest order that is a gradient, on one rich loss, for every registered method."""
@@ -103,6 +104,7 @@ def test_the_loss_integrates_the_field(name):
         assert sp.expand(mine + theirs) == 0
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball 0.5", "heavy ball 0.5, decoupled decay", "RK4"])
 def test_the_verdict_is_that_of_the_jacobian(name):
     """On a generic loss the field has a symmetric Jacobian exactly as far as the test says."""

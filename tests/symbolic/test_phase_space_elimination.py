@@ -69,6 +69,7 @@ FORMS = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "heavy ball, 4" else ()) for name in FORMS]
 )

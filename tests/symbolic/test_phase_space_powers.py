@@ -51,6 +51,7 @@ def test_gradient_descent_has_bernoulli_numbers():
     assert form.powers[0] == tuple((c,) for c in form.r[0])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("expansion", EXPANSIONS)
 @pytest.mark.parametrize(
     "method", [mq.Nesterov(beta), mq.HeavyBall(Q(1, 2)).with_weight_decay(Q(1, 10), True)], ids=repr

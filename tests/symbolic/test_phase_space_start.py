@@ -140,6 +140,7 @@ CONVERGING = [
 ]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name, form, order", CONVERGING)
 def test_with_poles_of_both_kinds_the_flow_follows_the_iterates(name, form, order):
     problem, start = PROBLEMS["two variables"]

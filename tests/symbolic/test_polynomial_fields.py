@@ -54,6 +54,7 @@ def test_lotka_volterra_is_the_published_field_term_by_term():
         assert len(found := monomials(component, {p, q, h})) == len(set(found))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     "field",

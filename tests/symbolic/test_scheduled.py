@@ -148,6 +148,7 @@ def expanded(rule, decay=None):
     return value, correction
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("decay", [None, "coupled", "decoupled"])
 @pytest.mark.parametrize("method, rule", RULES.values(), ids=RULES)
 def test_the_vector_field_is_the_expansion_of_the_update_rule(method, rule, decay):
@@ -166,6 +167,7 @@ FORMS = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("method", FORMS.values(), ids=FORMS)
 def test_the_slow_manifold_of_the_second_form_is_the_first(method):
     """The velocity F₀ + hF₁ of the one, put into the other, leaves O(h²)."""
@@ -196,6 +198,7 @@ def test_weight_decay_has_a_term_of_its_own_where_the_buffer_is_not_in_units_of_
     assert mq.scheduled_time_derivative_form(FORMS["Nesterov, decoupled decay"]).schedule_coefficients[1] == 0
 
 
+@pytest.mark.some(9)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("method", FORMS.values(), ids=FORMS)
 def test_a_constant_rate_is_the_autonomous_form(method, order):

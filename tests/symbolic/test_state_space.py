@@ -155,6 +155,7 @@ def step_matrix(method, x):
     return to * M * back
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", [name for name in CASES if "decay" not in name])
 def test_linear_fields_against_the_matrix_logarithm(name):
     """Taylor coefficients in x of log M(x), by Cauchy's integral inside its radius of convergence."""
@@ -291,6 +292,7 @@ def coefficients(state):
     return np.array([[entry.c for entry in row] for row in state])
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", CASES)
 def test_its_flow_gives_back_the_step(name):
     """exp(log) on a nonlinear field, in power series: all terms of the order, and not those beyond."""

@@ -73,6 +73,7 @@ GENERATORS = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("family", GENERATORS)
 @pytest.mark.parametrize("method", [mq.GradientDescent(), mq.HeavyBall(momentum=beta)], ids=str)
 def test_the_noise_is_singular_along_the_generators(family, method):

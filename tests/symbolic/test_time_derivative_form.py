@@ -174,6 +174,7 @@ def nesterov(beta):
     return run
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("method", "update", "order"),
     [

@@ -155,6 +155,7 @@ def training(net, optimizer, steps=STEPS):
         yield k
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["boosts", "columns", "gains"])
 def test_the_laws_are_exact(name, kind):

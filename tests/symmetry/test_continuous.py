@@ -138,6 +138,7 @@ def slopes(errors):
     return np.log2(errors[:-1] / errors[1:])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "name",
     [name if name in ("heavy ball", "nesterov") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],

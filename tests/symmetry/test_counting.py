@@ -104,6 +104,7 @@ PHI = {
 FLOWS = list(product(("gradient", "momentum"), (False, True)))
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("flow, weight_decay", FLOWS)
 @pytest.mark.parametrize("name", PHI)
 def test_counts_are_those_of_symbolic_brackets(name, flow, weight_decay):
@@ -125,6 +126,7 @@ def change(law, phi, variables, flow, weight_decay):
     return sp.expand(sp.diff(law, TIME) + sum(sp.diff(law, v) * slope for v, slope in slopes.items()))
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize("flow, weight_decay", FLOWS)
 @pytest.mark.parametrize("name", PHI)
 def test_polynomial_laws_do_not_change(name, flow, weight_decay):
@@ -266,6 +268,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.some(13)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_of_all_kinds(name):
     network, inputs, laws = NETWORKS[name]

@@ -147,6 +147,7 @@ def followed_by_hand(name, dtype, combination, steps=STEPS, every=10):
     return residuals
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "dtype, steps",
     [pytest.param(torch.float64, STEPS, marks=pytest.mark.slow), (torch.float64, 150), (torch.float32, 150)],
@@ -158,6 +159,7 @@ def test_every_law_is_exact_while_the_hyperparameters_change(name, dtype, steps)
     assert max(residuals.values()) < BOUNDS[dtype], residuals
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("combination", DECOUPLED, ids=", ".join)
 def test_every_law_is_exact_under_decoupled_decay(combination, dtype):
@@ -231,6 +233,7 @@ def test_closed_forms_are_the_recursion_from_the_first_step_of_torch(
     np.testing.assert_allclose(closed, rows, rtol=0, atol=1e-12 * np.abs(rows).max())
 
 
+@pytest.mark.some(10)
 @pytest.mark.parametrize("position", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("beta, alpha", [(0.9, 0.3), (0.8, 0.1), (0.9, 0.0)])
 @pytest.mark.parametrize("index", [0, 1])

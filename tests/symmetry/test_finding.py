@@ -55,6 +55,7 @@ def beyond(network, module):
     return torch.cat(rows)
 
 
+@pytest.mark.some(27)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_and_no_other(name):
     network = NETWORKS[name]
@@ -73,6 +74,7 @@ def test_all_and_no_other(name):
     assert rank(torch.cat([exact, beyond(network, module), seen])) == rank(torch.cat([exact, beyond(network, module)]))
 
 
+@pytest.mark.some(14)
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_nothing_that_only_looks_like_one(name):
     network = NETWORKS[name]
@@ -84,6 +86,7 @@ def test_nothing_that_only_looks_like_one(name):
             assert rank(torch.cat([seen, false[None]])) == rank(seen) + 1
 
 
+@pytest.mark.some(27)
 @pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.finite])
 def test_what_is_found_is_verified(name):
     """To rounding, or, where a norm's ε is in the way, up to that."""

@@ -186,6 +186,7 @@ def with_buffers(net, optimizer):
         optimizer.state[p]["momentum_buffer"] = torch.randn(p.shape, generator=draw, dtype=p.dtype) * p.std()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("kind, buffers", [*((kind, False) for kind in KINDS), ("dampened", True)])
 def test_the_laws_of_whole_matrices_are_exact(kind, buffers):
     net = attention()
@@ -206,6 +207,7 @@ def test_the_laws_of_whole_matrices_are_exact(kind, buffers):
     assert 1e-9 < corrected["q-k"] < 0.1  # an approximation, whose buffers may be large
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_laws_of_whole_matrices_are_exact_under_decoupled_decay(kind):
     """torch's SGD has none: it is done beside it, and so is the recursion, as mathematics has it."""

@@ -287,6 +287,7 @@ def test_positions_that_are_given_are_not_known():
     assert [c.name for c in charges] == ["v-o"]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("packed, tied, fused", [(True, True, True), (True, False, False), (False, False, True)])
 def test_gpt(packed, tied, fused):
     net = gpt(layers=2, heads=2, dim=8, vocabulary=11, context=5, tied=tied, packed=packed, fused=fused, dtype=F64)

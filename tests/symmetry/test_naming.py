@@ -61,6 +61,7 @@ def seen(name):
     return module, (inputs, targets), null, charges
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", REST)
 def test_all_that_is_found_on_a_registered_network_is_there_and_the_rest_is_known(name):
     module, batch, null, charges = seen(name)

@@ -202,6 +202,7 @@ def test_no_generator_of_a_look_alike_is_a_symmetry(name, charge):
     assert torch.stack(along).amax(0).min() > 1e-4
 
 
+@pytest.mark.some(21)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_null_space_of_the_gradients_has_the_counted_dimension(name):
     network = NETWORKS[name]

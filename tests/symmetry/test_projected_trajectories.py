@@ -64,6 +64,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("name", TRAINED, ids=str)
 def test_the_solution_meets_the_iterates_with_its_order(name, order):
@@ -130,6 +131,7 @@ def test_the_oscillator_meets_the_iterates_with_its_order(start, order):
     assert slopes(errors)[-2:] == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_phase_space_law_meets_the_iterates_with_its_order(order):
     method, errors = mq.HeavyBall(BETA, dampening=ALPHA).with_weight_decay(0.3), []
@@ -198,6 +200,7 @@ def squares(path):
     return np.array([WHOLE.value(named(a)).numpy() for a in path])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("order, variant, expected", [(1, "corrected", 1), (2, "article", 1), (2, "corrected", 2)])
 def test_the_solution_meets_the_tracked_charge_of_a_training(order, variant, expected):
     decay, time, errors = 0.4, 1.6, []

@@ -122,6 +122,7 @@ def test_the_decay_of_a_translation_is_the_logarithm_of_its_step():
     assert sp.expand(law.ode.rhs - series * law.charge) == 0
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_the_rate_under_momentum_is_the_logarithm_of_the_principal_root(family, decoupled):

@@ -58,6 +58,7 @@ def cases():
             yield pytest.param(symmetry, method, marks=pytest.mark.slow if long else (), id=f"{symmetry}-{method}")
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("symmetry, method", list(cases()))
 @settings(max_examples=2)
 @given(coefficients=COEFFICIENTS)
@@ -81,6 +82,7 @@ SYMMETRIC = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("method", ["descent, decay", "heavy ball, decay", "extragradient"])
 @pytest.mark.parametrize("family", SYMMETRIC)
 def test_matrix_equations_are_derivatives_along_the_modified_field(method, family):
@@ -177,6 +179,7 @@ def up_to(small, whole):
     return [(s, k) for given, top in ((SMALL, small), (SYMMETRIC, whole)) for s in given for k in range(1, top + 1)]
 
 
+@pytest.mark.some(27)
 @pytest.mark.parametrize("symmetry, order", up_to(small=4, whole=3))
 @pytest.mark.parametrize("name", ["descent, decay", "heavy ball, decay", "heavy ball, decoupled", "Nesterov, decay"])
 def test_the_equation_holds_along_the_time_derivative_form(name, order, symmetry):
@@ -200,6 +203,7 @@ def test_the_equation_holds_along_the_time_derivative_form(name, order, symmetry
     assert sp.simplify(residual.subs(values).subs(h, sp.Rational(1, 7))) == 0
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("symmetry, order", up_to(small=3, whole=2))
 @pytest.mark.parametrize(
     "name",

@@ -59,6 +59,7 @@ SHALLOW = [w for w in product((1, 2, 3), repeat=3) if w not in LINEAR]
 DEEP = [w for w in product((1, 2, 3), repeat=4) if w not in LINEAR and w[0] + w[3] > 2]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("widths", LINEAR, ids=str)
 def test_linear_networks_of_the_literature(widths):
     found = count(dense(widths), torch.zeros(1, widths[0]))
@@ -69,6 +70,7 @@ def test_linear_networks_of_the_literature(widths):
     assert found.probability < 1e-6
 
 
+@pytest.mark.some(18)
 @pytest.mark.parametrize("widths", [*SHALLOW, *DEEP[::9]], ids=str)
 def test_linear_networks(widths):
     assert count(dense(widths), torch.zeros(1, widths[0])).independent == formula(widths)
@@ -83,6 +85,7 @@ def test_more_linear_networks(widths):
 RELU = [*product((1, 2, 3), (1, 2, 4), (1, 2)), (2, 3, 2, 2), (3, 2, 4, 1), (2, 2, 2, 2, 2)]
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("widths", RELU, ids=str)
 def test_relu_networks_have_a_law_for_each_hidden_neuron(widths, bias):

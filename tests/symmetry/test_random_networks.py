@@ -168,7 +168,7 @@ def check_diagonal(module, loss):
 
 
 @given(networks(), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_what_is_found_is_all_there_is(module, loss):
     check_diagonal(module, loss)
 
@@ -195,13 +195,13 @@ def check_affine(module, loss):
 
 
 @given(small(adjacent=False), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_affine_symmetry_is_missing(module, loss):
     check_affine(module, loss)
 
 
 @given(small(), st.sampled_from(sorted(LOSSES)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_affine_symmetry_is_missing_where_linear_maps_are_adjacent(module, loss):
     check_affine(module, loss)
 

@@ -88,6 +88,7 @@ def test_two_processes(kind, tmp_path):
     assert one["measured"] == other["measured"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
     def run(folder, *arguments):
         folder.mkdir(exist_ok=True)
