@@ -1,7 +1,7 @@
 """All charges read off the parameters at once: each tensor is multiplied and summed once, for all charges it is in.
 
-Products are formed and added up in pieces that stay in the cache, in the tensors' own precision, at least float32: a
-reading allocates next to nothing beside the parameters. What needs no product is added up at once.
+Products are formed and added up in pieces that stay in the cache, in the tensors' own precision, at least float32, and
+the pieces are added up in float64: a reading allocates next to nothing beside the parameters.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from modeq.symmetry.members import Member
 
 Tensors = Mapping[int, Tensor]  # by the identity of the parameter
 _FEW, _MANY = 88_000, 352_000  # entries that are multiplied at a time: as many as stay in the cache,
-_SHARE = 200  # and between these at most this part of the parameters, which is little beside them
+_SHARE = 200  # and between these a two-hundredth of the parameters, which is little beside them
 _HALVES = (torch.float16, torch.bfloat16)
 _WHOLE = -1  # in place of an axis: all entries, in their order
 
@@ -148,8 +148,7 @@ def _sums(x: Tensor | None, y: Tensor, axes: set[int], scratch: Tensor, *, absol
     squares = x is y
     y = y.detach()
     x = None if x is None else x.detach()
-    no_product = x is None and not absolute and y.dtype not in _HALVES
-    if no_product or _WHOLE in axes or y.dim() == 0 or hasattr(y, "full_tensor"):
+    if _WHOLE in axes or y.dim() == 0 or hasattr(y, "full_tensor"):
         product = _product(x, y, absolute)
         return {axis: whole(product.double() if axis == _WHOLE else _over_others(product, axis)) for axis in axes}
     rest = y[0].numel() if len(y) else 0
