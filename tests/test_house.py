@@ -63,7 +63,6 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
-# Every method may be added by its name in the package alone.
 METHODS = {name for room, names in modeq._PUBLIC.items() if room.startswith("methods.") for name in names}
 FUNCTIONS = {
     "balance", "compare", "count_conservation_laws",
@@ -102,6 +101,13 @@ def test_every_public_name_is_what_it_says():
     assert all(issubclass(getattr(modeq, name), modeq.ModeqError) for name in ERRORS)
     assert all(inspect.ismodule(getattr(modeq, name)) for name in MODULES)
     assert dir(modeq) == modeq.__all__
+
+
+def test_every_method_is_in_the_registry():
+    """All but those that are made of other methods."""
+    registry = (Path(__file__).parent / "registry.py").read_text(encoding="utf-8")
+    without = {name for name in METHODS if f"mq.{name}" not in registry}
+    assert without == {"Alternating", "Epoch", "Simultaneous", "method_from", "method_from_torch"}
 
 
 def test_no_public_function_hides_a_module():

@@ -183,13 +183,13 @@ class ObservedSteps:
         theta = parameters_of(self.followed)
         update = {key: theta[key].detach() - before for key, before in self.start.items()}
         step.values["drift"] = self.readings.pairing(self.start, update, self.followed)
-        step.values["square"] = self.readings.pairing(update, update, sorted(self.quadratic))
+        step.values["square"] = self.readings.pairing(update, update, sorted(step.quadratic))
         del self.start
 
     def advance(self, step: Step, values: dict[str, Any]) -> None:
         """Add up the changes."""
         drift = self.readings.split(values["drift"], self.followed)
-        square = self.readings.split(values["square"], sorted(self.quadratic))
+        square = self.readings.split(values["square"], sorted(step.quadratic))
         for name, followed in self.followed.items():
             followed.laws.observe(drift[name], square.get(name, 0.0), step.of[name][0].h)
 

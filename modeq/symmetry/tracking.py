@@ -232,14 +232,17 @@ class Tracker:
         self._watch.after(step)
         self._waiting.append(_Waiting(step=step, tensors=step.values))
         self.steps += 1
-        waits = len(self._waiting) < _WAITING and any(t.is_cuda for t in step.values.values())
         del step
+        waits = len(self._waiting) < _WAITING and self._on_device()
         if not waits:
             self._fetch()
         if self.steps % self.every == 0:
             self._append_row()
             if not waits:
                 self._fetch()
+
+    def _on_device(self) -> bool:
+        return any(p.is_cuda for followed in self._followed.values() for p in followed.parameters.values())
 
     def _row(self) -> dict[str, Tensor]:
         theta, turning = parameters_of(self._followed), self._watch.rotations
